@@ -1,0 +1,36 @@
+"""Options of the whole run, and its closing table: the tests by kind, which is the folder under tests/."""
+
+from collections import Counter
+from pathlib import PurePath
+
+import pytest
+
+OUTCOMES = ("passed", "failed", "error", "skipped", "xfailed", "xpassed")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--require-go",
+        action="store_true",
+        help="fail, instead of skipping, the tests that need the Go flannel when it is not there",
+    )
+
+
+def kind_of(nodeid: str) -> str:
+    """`netns` for `tests/netns/test_links.py::test_x[a]`; `tests` for a file directly in tests/."""
+    parts = PurePath(nodeid.partition("::")[0]).parts
+    return parts[1] if len(parts) > 2 else parts[0]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    counts: dict[str, Counter[str]] = {}
+    for outcome in OUTCOMES:
+        for report in terminalreporter.stats.get(outcome, []):
+            counts.setdefault(kind_of(report.nodeid), Counter())[outcome] += 1
+    if not counts:
+        return
+    columns = [outcome for outcome in OUTCOMES if any(row[outcome] for row in counts.values())]
+    terminalreporter.section("tests by kind")
+    terminalreporter.write_line(f"{'kind':<12}" + "".join(f"{name:>9}" for name in columns))
+    for kind, row in [*sorted(counts.items()), ("all", sum(counts.values(), Counter()))]:
+        terminalreporter.write_line(f"{kind:<12}" + "".join(f"{row[name]:>9}" for name in columns))
