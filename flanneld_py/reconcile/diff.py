@@ -19,7 +19,7 @@ def diff(desired: Mapping[Key, Entry], known: Mapping[Key, Entry]) -> tuple[Op, 
     wanted = []
     for key, entry in desired.items():
         old = known.get(key)
-        if old is entry or (old == entry and entry.dev not in remade):
+        if (old is entry or old == entry) and entry.dev not in remade:
             continue
         wanted.append(Op(_verb(entry, old, remade), entry))
     unwanted = [

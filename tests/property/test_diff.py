@@ -78,6 +78,14 @@ def test_any_state_becomes_the_desired_one(known: dict[Key, Entry], desired: dic
 
 
 @given(states(), states())
+def test_it_does_not_matter_whether_equal_entries_are_the_same_object(
+    known: dict[Key, Entry], desired: dict[Key, Entry]
+) -> None:
+    shared = {key: desired.get(key, entry) if desired.get(key) == entry else entry for key, entry in known.items()}
+    assert diff(desired, shared) == diff(desired, known)
+
+
+@given(states(), states())
 def test_every_op_may_run_twice(known: dict[Key, Entry], desired: dict[Key, Entry]) -> None:
     ops = diff(desired, known)
     adds = tuple(op for op in ops if op.verb is not Verb.RECREATE)
