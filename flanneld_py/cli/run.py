@@ -1,0 +1,46 @@
+"""Runs the daemon in the foreground."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+
+from flanneld_py.daemon.options import parse_options, usage
+from flanneld_py.errors import FlannelError, UsageError
+from flanneld_py.observe.log import configure
+from flanneld_py.version import VERSION
+
+
+def run(argv: Sequence[str]) -> int:
+    """Until SIGTERM or SIGINT: 0. FlannelError: what ends the daemon."""
+    options = parse_options(argv, os.environ)
+    if options.help:
+        print(usage(), end="")
+        return 0
+    if options.version:
+        print(f"flanneld {VERSION}")
+        return 0
+    if os.geteuid() != 0:
+        raise UsageError("flanneld programs the kernel's network and needs root", hint="start it with sudo")
+    configure(options.v, options.log_format)
+    # Not before the flags are known to be good: these cost a quarter of a second.
+    import uvloop
+
+    from flanneld_py.daemon.app import serve
+
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve(options, os.environ))
+    except BaseExceptionGroup as group:
+        raise _the_error(group) from None
+    sys.stderr.flush()
+    return 0
+
+
+def _the_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The one that an operator can use; a failure of one task cancels the others, so there is one."""
+    ours, rest = group.split(FlannelError)
+    found: BaseException = ours or rest or group
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return found

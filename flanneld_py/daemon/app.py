@@ -1,0 +1,170 @@
+"""The daemon, put together: one event loop, one TaskGroup, one order of starting and stopping.
+
+    store: configuration -> interface and MACs -> lease -> first snapshot -> kernel -> subnet.env, READY=1
+    then, side by side: leases and notices -> reconciler; renewal; the configuration's watch; the socket
+
+On SIGTERM everything is cancelled, and the data path stays as it is.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import signal
+import time
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from flanneld_py.daemon import rundir
+from flanneld_py.daemon.access import etcd_access
+from flanneld_py.daemon.board import Board
+from flanneld_py.daemon.control import listening
+from flanneld_py.daemon.kernelwatch import follow_kernel, open_monitor
+from flanneld_py.daemon.leasekeeper import LeaseKeeper
+from flanneld_py.daemon.leasewatch import follow_leases
+from flanneld_py.daemon.options import Options, describe
+from flanneld_py.daemon.overlay import Overlay
+from flanneld_py.daemon.setup import Setup, follow_config, prepare
+from flanneld_py.errors import FlannelError
+from flanneld_py.host.files import write_atomic
+from flanneld_py.host.identity import read_identity
+from flanneld_py.host.sysctl import SysctlApplier
+from flanneld_py.model.lease import NodeIdentity
+from flanneld_py.netlink.applier import NetlinkApplier
+from flanneld_py.netlink.socket import NetlinkSocket
+from flanneld_py.netlink.underlay import KernelUnderlay
+from flanneld_py.observe.status import Stage, Status
+from flanneld_py.reconcile.applier import Dispatcher
+from flanneld_py.reconcile.loop import Reconciler
+from flanneld_py.store.etcd import EtcdStore
+from flanneld_py.version import VERSION
+
+log = logging.getLogger(__name__)
+
+CLOSING_S = 1.0
+"""How long the store may take to say goodbye; SIGTERM must end us within two seconds."""
+
+
+async def serve(options: Options, environ: Mapping[str, str]) -> None:
+    """Run the daemon until SIGTERM or SIGINT. FlannelError: it cannot go on, and the message says why."""
+    log.info("flanneld %s, %s", VERSION, describe(options))
+    with rundir.hold(options.subnet_file.parent):
+        identity = read_identity(VERSION)
+        status = Status(Stage.STARTING, time.time(), os.getpid(), VERSION, identity.host_name)
+        board = Board(options.subnet_file.parent, status, notify_socket=environ.get("NOTIFY_SOCKET"))
+        told = _cancel_on_signal()
+        try:
+            await _run(options, identity, board)
+        except asyncio.CancelledError:
+            if not told.is_set():
+                raise
+            board.stop(Stage.STOPPED)
+            log.info("Exiting cleanly...")
+        except (FlannelError, BaseExceptionGroup) as error:
+            ours = first_error(error)
+            board.stop(Stage.FAILED, str(ours), getattr(ours, "hint", None))
+            raise ours from None
+
+
+def first_error(error: BaseException) -> BaseException:
+    """The one that an operator can use: one task's failure cancels the others, so a group holds one of ours."""
+    while isinstance(error, BaseExceptionGroup):
+        ours, rest = error.split(FlannelError)
+        error = (ours or rest or error).exceptions[0]
+    return error
+
+
+def _cancel_on_signal() -> asyncio.Event:
+    """Set when a signal has cancelled the running task. A second signal kills: nobody may be locked out."""
+    loop, task, told = asyncio.get_running_loop(), asyncio.current_task(), asyncio.Event()
+
+    def stop(number: signal.Signals) -> None:
+        log.info("%s: stopping, the data path stays", number.name)
+        told.set()
+        for each in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(each)
+            signal.signal(each, signal.SIG_DFL)
+        if task is not None:
+            task.cancel()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop, number)
+    return told
+
+
+async def _run(options: Options, identity: NodeIdentity, board: Board) -> None:
+    board.at(Stage.STORE)
+    store = EtcdStore(etcd_access(options), board.condition)
+    board.update(store=store.describe())
+    try:
+        with NetlinkSocket() as sock:
+            setup = await prepare(options, identity, store, sock, board)
+            await _overlay(options, setup, store, sock, board)
+    finally:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSING_S):
+                await store.close()
+
+
+async def _overlay(options: Options, setup: Setup, store: EtcdStore, sock: NetlinkSocket, board: Board) -> None:
+    """Take a lease and hold the overlay up, until cancelled or beyond mending."""
+    keeper = LeaseKeeper(
+        store,
+        store,
+        setup.request,
+        margin_s=options.subnet_lease_renew_margin * 60,
+        reacquire=options.reacquire,
+        clock=time.time,
+        jitter=random.random,
+    )
+    await keeper.acquire()
+    board.at(Stage.KERNEL)
+    links = setup.backend.links
+    overlay = Overlay(
+        setup, lambda: keeper.lease, KernelUnderlay(sock, links), board, partial(_write_env, options.subnet_file)
+    )
+    async with contextlib.AsyncExitStack() as stack:
+        kernel = await stack.enter_async_context(NetlinkApplier())
+        reconciler = Reconciler(
+            Dispatcher([kernel, SysctlApplier()]), overlay.desired, on_pass=overlay.on_pass, jitter=random.random
+        )
+        networks = setup.config.networks
+        watched = (*links, setup.facts.external.name)
+        # Open before the kernel is read for the first time, so that no change falls between the two.
+        monitor = await stack.enter_async_context(
+            open_monitor(watched, networks, needs_reach=setup.backend.needs_reach)
+        )
+
+        async def status() -> dict[str, Any]:
+            return overlay.report(await reconciler.difference(), setup.rejected).as_json()
+
+        await stack.enter_async_context(listening(options.subnet_file.parent, {"status": status}))
+        snapshot = asyncio.Event()
+
+        def changed() -> None:
+            snapshot.set()
+            reconciler.wake()
+
+        async def reconcile() -> None:
+            # Without the peers, the first pass would take their routes, left by the run before, for stale ones.
+            await snapshot.wait()
+            await reconciler.run()
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(follow_leases(store, overlay.leases, keeper, changed))
+            group.create_task(keeper.run(reconciler.wake))
+            group.create_task(reconcile())
+            group.create_task(follow_kernel(monitor, reconciler, networks))
+            group.create_task(follow_config(store, board))
+
+
+def _write_env(path: Path, text: str) -> None:
+    try:
+        write_atomic(path, text.encode(), 0o644)
+    except OSError as error:
+        raise FlannelError(
+            f"cannot write {path}: {error.strerror}", hint="give another --subnet-file, or mend the file system"
+        ) from error

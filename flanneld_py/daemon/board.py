@@ -1,0 +1,85 @@
+"""The daemon's own notice board: one `Status`, kept current in status.json and told to systemd."""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from flanneld_py.host.files import write_atomic
+from flanneld_py.observe.notify import notify
+from flanneld_py.observe.status import Stage, Status
+from flanneld_py.store.base import Condition
+
+log = logging.getLogger(__name__)
+
+FILE = "status.json"
+COALESCE_S = 0.05
+
+
+class Board:
+    """Writes to `directory`, after each change, but not more often than every COALESCE_S.
+
+    The CNI plugin reads the file to say why there is no network yet, so it must be readable by all, and hold no secret.
+    """
+
+    def __init__(
+        self, directory: Path, status: Status, *, notify_socket: str | None, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._path = directory / FILE
+        self._notify_socket = notify_socket
+        self._clock = clock
+        self._pending: asyncio.TimerHandle | None = None
+        self.status = status
+        self.flush()
+
+    def update(self, **changes: Any) -> None:
+        """Replace fields of the status."""
+        self._set(replace(self.status, **changes))
+
+    def at(self, stage: Stage) -> None:
+        if stage is not self.status.stage:
+            self._set(self.status.at(stage, self._clock()))
+            self.flush()
+            notify(self._notify_socket, f"STATUS={stage.value}")
+
+    def ready(self) -> None:
+        self.at(Stage.READY)
+        notify(self._notify_socket, "READY=1")
+
+    def condition(self, condition: Condition) -> None:
+        """How the store is doing; said in the log when it changes."""
+        if condition.ok:
+            if not self.status.store_ok:
+                log.info("%s", condition.message)
+                self._set(replace(self.status, store_ok=True, error=None, hint=None))
+            return
+        if (condition.message, condition.hint) != (self.status.error, self.status.hint):
+            log.warning("%s%s", condition.message, f"; {condition.hint}" if condition.hint else "")
+        self._set(replace(self.status, store_ok=False, error=condition.message, hint=condition.hint))
+        self.flush()
+
+    def stop(self, stage: Stage, error: str | None = None, hint: str | None = None) -> None:
+        """The last word: the data path stays, the daemon goes."""
+        self._set(replace(self.status, stage=stage, since=self._clock(), error=error, hint=hint))
+        self.flush()
+        notify(self._notify_socket, "STOPPING=1", f"STATUS={error or stage.value}")
+
+    def flush(self) -> None:
+        if self._pending is not None:
+            self._pending.cancel()
+            self._pending = None
+        text = json.dumps(self.status.as_json(), indent=1) + "\n"
+        try:
+            write_atomic(self._path, text.encode(), 0o644)
+        except OSError as error:
+            log.warning("cannot write %s: %s", self._path, error.strerror)
+
+    def _set(self, status: Status) -> None:
+        if status != self.status:
+            self.status = status
+            if self._pending is None:
+                self._pending = asyncio.get_running_loop().call_later(COALESCE_S, self.flush)

@@ -1,0 +1,118 @@
+import asyncio
+from dataclasses import replace
+from ipaddress import IPv4Address, ip_network
+
+import pytest
+
+from flanneld_py.daemon.leasekeeper import LeaseKeeper, renew_at
+from flanneld_py.errors import LeaseLost
+from flanneld_py.model.config import parse_config
+from flanneld_py.model.lease import Lease, LeaseAttrs, NodeIdentity
+from flanneld_py.store.base import LeaseRequest
+
+CONFIG, _ = parse_config('{"Network": "10.244.0.0/16", "Backend": {"Type": "vxlan"}}', "test")
+ATTRS = LeaseAttrs(IPv4Address("192.0.2.1"), None, "vxlan", "{}")
+REQUEST = LeaseRequest(CONFIG, ATTRS, (), NodeIdentity("node1", "hash", "1"))
+LEASE = Lease((ip_network("10.244.1.0/24"),), ATTRS, expires=1000.0)
+
+
+class ScriptedStore:
+    """Gives out leases one after another; renews as told. Not a store: only what a keeper asks of one."""
+
+    def __init__(self, *leases: Lease) -> None:
+        self.leases = list(leases)
+        self.requests: list[LeaseRequest] = []
+        self.renewed = asyncio.Event()
+        self.refuse: LeaseLost | None = None
+
+    async def acquire(self, request: LeaseRequest) -> Lease:
+        self.requests.append(request)
+        return self.leases.pop(0)
+
+    async def renew(self, lease: Lease) -> Lease:
+        if self.refuse is not None:
+            raise self.refuse
+        self.renewed.set()
+        return replace(lease, expires=10_000.0)
+
+
+def ignore() -> None:
+    """Nobody cares."""
+
+
+def keeper(store: ScriptedStore, *, reacquire: bool, now: float = 0.0) -> LeaseKeeper:
+    return LeaseKeeper(
+        store,  # type: ignore[arg-type]
+        store,
+        REQUEST,
+        margin_s=60,
+        reacquire=reacquire,
+        clock=lambda: now,
+        jitter=lambda: 0.0,
+    )
+
+
+def test_renewal_is_a_margin_before_expiry_spread_by_jitter() -> None:
+    assert renew_at(LEASE, margin_s=60, jitter=0.0) == 940
+    assert renew_at(LEASE, margin_s=60, jitter=0.5) == 937
+    assert renew_at(replace(LEASE, reserved=True), margin_s=60, jitter=0.0) is None
+    assert renew_at(replace(LEASE, expires=None), margin_s=60, jitter=0.0) is None
+
+
+async def test_a_due_lease_is_renewed() -> None:
+    store = ScriptedStore(LEASE)
+    kept = keeper(store, reacquire=False, now=950.0)
+    await kept.acquire()
+    task = asyncio.create_task(kept.run(ignore))
+    await store.renewed.wait()
+    task.cancel()
+    assert kept.lease.expires == 10_000.0
+
+
+async def test_a_revoked_lease_ends_the_daemon_and_says_which() -> None:
+    kept = keeper(ScriptedStore(LEASE), reacquire=False)
+    await kept.acquire()
+    kept.observe(None)
+    with pytest.raises(LeaseLost, match=r"10\.244\.1\.0/24.*10\.244\.1\.0-24 is gone"):
+        await kept.run(ignore)
+
+
+async def test_a_lease_that_another_node_wrote_over_is_lost() -> None:
+    kept = keeper(ScriptedStore(LEASE), reacquire=False)
+    await kept.acquire()
+    kept.observe(replace(LEASE, attrs=LeaseAttrs(IPv4Address("192.0.2.77"))))
+    with pytest.raises(LeaseLost, match=r"192\.0\.2\.77"):
+        await kept.run(ignore)
+
+
+async def test_reacquire_asks_for_the_same_subnet_and_tells() -> None:
+    other = replace(LEASE, subnets=(ip_network("10.244.7.0/24"),))
+    store = ScriptedStore(LEASE, other)
+    heard = asyncio.Event()
+    kept = keeper(store, reacquire=True)
+    await kept.acquire()
+    kept.observe(None)
+    task = asyncio.create_task(kept.run(heard.set))
+    await heard.wait()
+    task.cancel()
+    assert store.requests[1].previous == LEASE.subnets
+    assert kept.lease == other
+
+
+async def test_a_renewal_that_finds_the_key_gone_counts_as_loss() -> None:
+    store = ScriptedStore(LEASE)
+    store.refuse = LeaseLost("gone")
+    kept = keeper(store, reacquire=False, now=990.0)
+    await kept.acquire()
+    with pytest.raises(LeaseLost, match="gone"):
+        await kept.run(ignore)
+
+
+async def test_what_we_wrote_ourselves_is_no_loss_and_a_reservation_is_kept() -> None:
+    store = ScriptedStore(LEASE)
+    kept = keeper(store, reacquire=False, now=0.0)
+    await kept.acquire()
+    kept.observe(replace(LEASE, expires=None))
+    kept.observe(replace(LEASE, reserved=True, expires=None))
+    assert kept.lease.reserved
+    assert renew_at(kept.lease, margin_s=60, jitter=0) is None
