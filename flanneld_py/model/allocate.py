@@ -43,6 +43,16 @@ def free_slots(family: FamilyConfig, taken: Iterable[Net]) -> Iterator[int]:
     yield from range(free, family.subnet_count)
 
 
+def share_used(family: FamilyConfig, taken: Iterable[Net]) -> float:
+    """How much of the subnets is leased or otherwise held, from 0 to 1."""
+    free = end = 0
+    for first, last in sorted(_slots_of(net, family) for net in taken if net.version == family.version):
+        free += max(0, min(first, family.subnet_count) - end)
+        end = max(end, last + 1)
+    free += max(0, family.subnet_count - end)
+    return 1 - free / family.subnet_count
+
+
 def _slots_of(net: Net, family: FamilyConfig) -> tuple[int, int]:
     """The first and last slot that the network touches, which may be below 0 or beyond the last one."""
     low, size = int(family.subnet_min), family.subnet_size
@@ -59,4 +69,4 @@ def _full(family: FamilyConfig, taken: tuple[Net, ...]) -> str:
             first, last = _slots_of(net, family)
             touching += last >= 0 and first < family.subnet_count
     what = f"{family.subnet_count} subnets of /{family.subnet_len} from {family.subnet_min} to {family.subnet_max}"
-    return f"no free subnet in {family.network}: its {what} are held by {touching} leases"
+    return f"no free subnet in {family.network}: its {what} are held by {touching} lease{'s'[: touching != 1]}"

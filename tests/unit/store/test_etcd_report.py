@@ -1,0 +1,28 @@
+from flanneld_py.errors import AccessDenied
+from flanneld_py.etcd.verdict import Trouble
+from flanneld_py.store.base import Condition
+from flanneld_py.store.etcd_report import Conditions
+
+MISSING = Condition(False, "no configuration", "put one")
+
+
+def test_gravest_condition_is_told_when_it_changes() -> None:
+    told: list[Condition] = []
+    conditions = Conditions(told.append)
+    conditions.missing(MISSING)
+    conditions.missing(MISSING)
+    conditions.trouble(Trouble("away", "start it"))
+    conditions.missing(None)
+    conditions.missing(MISSING)
+    conditions.trouble(None)
+    conditions.denied(AccessDenied("no", hint="grant"))
+    conditions.denied(None)
+    conditions.missing(None)
+    assert told == [
+        MISSING,
+        Condition(False, "away", "start it"),
+        MISSING,
+        Condition(False, "no", "grant"),
+        MISSING,
+        Condition(True, "etcd answers"),
+    ]
