@@ -158,7 +158,7 @@ async def _overlay(options: Options, setup: Setup, store: EtcdStore, sock: Netli
             group.create_task(keeper.run(reconciler.wake))
             group.create_task(reconcile())
             group.create_task(follow_kernel(monitor, reconciler, networks))
-            group.create_task(follow_config(store, board))
+            group.create_task(follow_config(store, setup.config, board))
 
 
 def _write_env(path: Path, text: str) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import aclosing
 
 from flanneld_py.daemon.leasekeeper import LeaseKeeper
 from flanneld_py.model.lease import Changed, Gone, LeaseMessage, Snapshot
@@ -17,18 +18,19 @@ async def follow_leases(
 ) -> None:
     """Take in what the store tells, for ever. `on_change`: after the first snapshot, and when peers changed."""
     first = True
-    async for message in store.watch():
-        changed = leases.apply(message)
-        own = keeper.lease.subnets
-        if _concerns(message, own):
-            keeper.observe(leases.get(own))
-        if first and isinstance(message, Snapshot):
-            log.info("%d leases in the network", len(message.leases))
-        else:
-            _log_changes(leases, changed - {own})
-        if first or changed - {own}:
-            first = False
-            on_change()
+    async with aclosing(store.watch()) as messages:
+        async for message in messages:
+            changed = leases.apply(message)
+            own = keeper.lease.subnets
+            if _concerns(message, own):
+                keeper.observe(leases.get(own))
+            if first and isinstance(message, Snapshot):
+                log.info("%d leases in the network", len(message.leases))
+            else:
+                _log_changes(leases, changed - {own})
+            if first or changed - {own}:
+                first = False
+                on_change()
 
 
 def _concerns(message: LeaseMessage, own: Subnets) -> bool:

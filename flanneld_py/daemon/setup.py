@@ -2,6 +2,7 @@
 
 import logging
 import random
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,17 +101,21 @@ def judge(text: str, source: str) -> Judged:
     return Judged(checked.config, found[0] if found else None, checked.errors, checked.warnings)
 
 
-async def follow_config(store: LeaseStore, board: Board) -> None:
-    """Say what a configuration that changes while we run will do; it applies at the next start."""
-    async for text in store.watch_config():
-        judged = judge(text, store.describe())
-        if judged.errors:
-            pending = f"changed, and cannot be used: {judged.errors[0]}"
-            log.error("the network configuration has %s", pending)
-        else:
-            pending = "changed; the new one applies at the next start"
-            log.warning("the network configuration has %s", pending)
-        board.update(config_pending=pending)
+async def follow_config(store: LeaseStore, running: NetworkConfig, board: Board) -> None:
+    """Say what a configuration that differs from the `running` one will do; it applies at the next start."""
+    async with aclosing(store.watch_config()) as texts:
+        async for text in texts:
+            judged = judge(text, store.describe())
+            pending: str | None = None
+            if judged.config == running:
+                log.info("the network configuration is again the one that runs")
+            elif judged.errors:
+                pending = f"changed, and cannot be used: {judged.errors[0]}"
+                log.error("the network configuration has %s", pending)
+            else:
+                pending = "changed; the new one applies at the next start"
+                log.warning("the network configuration has %s", pending)
+            board.update(config_pending=pending)
 
 
 def _subnet_env(path: Path) -> SubnetEnv | None:
