@@ -46,12 +46,34 @@ need_python() {
     die "no Python 3.11 or newer with the venv module found; install it (Debian: apt-get install python3 python3-venv), then run this again"
 }
 
+# has_compiler - true if C extensions for $PYTHON can be built.
+has_compiler() {
+    { command -v cc || command -v gcc; } >/dev/null 2>&1 &&
+        "$PYTHON" -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))'
+}
+
+# need_compiler - installs one where that is possible; says what it means where it is not.
+need_compiler() {
+    has_compiler && return 0
+    if can_apt; then
+        apt_install gcc libc6-dev python3-dev || say "apt-get could not install gcc, libc6-dev and python3-dev"
+        has_compiler && return 0
+    fi
+    say "no C compiler with Python's headers: the udp backend works, but its packets are carried by Python, many times slower"
+}
+
+# sources_of CHECKOUT - prints a sum over all that decides what is installed.
+sources_of() {
+    cat "$1/pyproject.toml" "$1"/flanneld_py/dataplane/*.[ch] | cksum
+}
+
 # need_venv CHECKOUT EXTRA - sets VENV to CHECKOUT/.venv, with the package installed in it as an editable one with EXTRA.
-# Installs again only when what decides the result has changed: pyproject.toml, the place, or the Python.
+# Installs again only when what decides the result has changed: pyproject.toml, the C sources and whether they can be
+# built, the place, or the Python.
 need_venv() {
     VENV=$1/.venv
     stamp=$VENV/.installed-$2
-    wanted=$(cksum <"$1/pyproject.toml")" $1 "$("$PYTHON" -c 'import sys; print(sys.version, sys.base_prefix)')
+    wanted=$(sources_of "$1")" $1 $(has_compiler && echo native) "$("$PYTHON" -c 'import sys; print(sys.version, sys.base_prefix)')
     if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && "$VENV/bin/python" -c 'import flanneld_py' 2>/dev/null; then
         return 0
     fi
@@ -64,6 +86,10 @@ need_venv() {
     rm -f "$stamp"
     if ! "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --use-pep517 --editable "$1[$2]" </dev/null; then
         die "pip could not install flanneld-py[$2]; check the network and the lines above, then run this again"
+    fi
+    # A failed build of the C extension is no error to setuptools, which says nothing of it.
+    if has_compiler && ! "$VENV/bin/python" -c 'import flanneld_py.dataplane._native' 2>/dev/null; then
+        say "the native pump of the udp backend could not be built; its packets are carried by Python, many times slower"
     fi
     echo "$wanted" >"$stamp"
 }
