@@ -5,6 +5,7 @@ from collections.abc import Callable
 from flanneld_py.backend.alloc import AllocBackend
 from flanneld_py.backend.base import Backend
 from flanneld_py.backend.hostgw import HostGwBackend
+from flanneld_py.backend.udp import UdpBackend
 from flanneld_py.backend.vxlan import VxlanBackend
 from flanneld_py.errors import ConfigError
 from flanneld_py.model.config import BackendConfig
@@ -13,10 +14,11 @@ from flanneld_py.model.fields import Fields
 BACKENDS: dict[str, Callable[[Fields, tuple[int, ...]], Backend]] = {
     "vxlan": VxlanBackend.parse,
     "host-gw": HostGwBackend.parse,
+    "udp": UdpBackend.parse,
     "alloc": AllocBackend.parse,
 }
 
-OF_UPSTREAM_ONLY = frozenset({"udp", "ipip", "wireguard", "ipsec", "extension", "tencent-vpc"})
+OF_UPSTREAM_ONLY = frozenset({"ipip", "wireguard", "ipsec", "extension", "tencent-vpc"})
 
 
 def read_backend(

@@ -7,9 +7,9 @@ same object in two states. `str(entry)` is close to what `ip` and `bridge` print
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from ipaddress import IPv4Interface, IPv6Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface
 
-from flanneld_py.model.net import Addr, Net
+from flanneld_py.model.net import Addr, Net, inside
 
 ROUTE_PROTOCOL = 241
 """Marks our routes: `ip route` shows `proto 241` (rtnetlink(7) rtm_protocol; below 255 and used by nobody else)."""
@@ -140,6 +140,57 @@ class FdbEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class UdpWorker:
+    """The process that carries the packets of the `udp` backend between the TUN device `dev` and a UDP socket.
+
+    `own`: the subnet behind us; `mtu`: bytes of the largest packet that the device takes. `offload`: which of tso, uso,
+    gso and gro may be used, if the kernel has them. `validation`: strict, loose or off. `build`: of the code that it
+    runs; "" is the one that this process runs, and what we want.
+    """
+
+    dev: str
+    local: IPv4Address
+    port: int
+    own: IPv4Network
+    mtu: int
+    validation: str = "strict"
+    offload: frozenset[str] = frozenset({"tso", "uso", "gso", "gro"})
+    pump: str = "auto"
+    build: str = ""
+
+    @property
+    def key(self) -> Key:
+        return ("worker", self.dev)
+
+    def must_restart(self, known: "UdpWorker") -> bool:
+        """Whether a running worker cannot turn into this one by a new table."""
+        return (self.local, self.port, self.pump, self.offload) != (known.local, known.port, known.pump, known.offload)
+
+    def __str__(self) -> str:
+        return f"udp worker {self.dev} on {self.local}:{self.port} validation {self.validation}"
+
+
+@dataclass(frozen=True, slots=True)
+class UdpPeer:
+    """Where datagrams for `subnet` go. `mtu`: bytes of the largest packet that reaches it unfragmented in one datagram;
+    `sources`: further addresses from which the peer may send."""
+
+    dev: str
+    subnet: IPv4Network
+    address: IPv4Address
+    port: int
+    mtu: int
+    sources: tuple[IPv4Address, ...] = ()
+
+    @property
+    def key(self) -> Key:
+        return ("peer", self.dev, str(self.subnet))
+
+    def __str__(self) -> str:
+        return f"udp peer {self.subnet} at {self.address}:{self.port} mtu {self.mtu} dev {self.dev}"
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """A route of the main table. `via` None: the destination is on the link of `dev`.
 
@@ -168,11 +219,21 @@ class Route:
         return text + (" onlink" if self.onlink else "")
 
 
-Entry = Link | LinkUp | Sysctl | Address | Neighbour | FdbEntry | Route
+Entry = Link | LinkUp | Sysctl | Address | Neighbour | FdbEntry | UdpWorker | UdpPeer | Route
 Plan = tuple[Entry, ...]
 """The entries that one lease, or the node itself, asks for."""
 
-APPLY_ORDER: tuple[type[Entry], ...] = (Link, Sysctl, Address, LinkUp, Neighbour, FdbEntry, Route)
+APPLY_ORDER: tuple[type[Entry], ...] = (
+    Link,
+    Sysctl,
+    Address,
+    LinkUp,
+    Neighbour,
+    FdbEntry,
+    UdpWorker,
+    UdpPeer,
+    Route,
+)
 """A route comes last: the kernel must not start to resolve a gateway that we know. Deletes go the other way."""
 
 
@@ -223,6 +284,14 @@ class Scope:
     devices: frozenset[str] = frozenset()
     alias: str = ""
     takeover: frozenset[str] = frozenset()
+
+    def holds(self, entry: "Entry") -> bool:
+        """Whether `entry` is on one of `devices`, or a route of ours within `networks`."""
+        if entry.dev in self.devices:
+            return True
+        if not isinstance(entry, Route) or entry.protocol != ROUTE_PROTOCOL:
+            return False
+        return any(inside(entry.dst, network) for network in self.networks)
 
 
 @dataclass(frozen=True, slots=True)

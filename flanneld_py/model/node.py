@@ -6,7 +6,7 @@ from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
-from flanneld_py.model.net import Addr
+from flanneld_py.model.net import Addr, Net
 
 
 class Reach(Enum):
@@ -18,10 +18,12 @@ class Reach(Enum):
 
 
 class Reached(NamedTuple):
-    """`dev`: the interface through which the kernel sends there; None if it knows no way."""
+    """`dev`: the interface through which the kernel sends there; None if it knows no way. `mtu`: bytes, of a way that
+    is narrower than its interface, as a route says or as the kernel has learned (path MTU discovery)."""
 
     reach: Reach
     dev: str | None = None
+    mtu: int | None = None
 
 
 Reaches = Mapping[Addr, Reached]
@@ -71,7 +73,8 @@ class ExternalInterface:
 
 @dataclass(frozen=True, slots=True)
 class NodeFacts:
-    """`macs`: device name to the MAC that it has or will get; `alias`: our mark for links of this daemon.
+    """`macs`: device name to the MAC that it has or will get; `alias`: our mark for links of this daemon; `networks`:
+    the overlay's, IPv4 first.
 
     `ra_default6`: the interface has its IPv6 default route from router advertisements, which the kernel stops to
     accept when forwarding is switched on, unless accept_ra is 2 (Documentation/networking/ip-sysctl.rst).
@@ -81,3 +84,4 @@ class NodeFacts:
     alias: str
     macs: Mapping[str, str] = field(default_factory=dict)
     ra_default6: bool = False
+    networks: tuple[Net, ...] = ()

@@ -30,6 +30,8 @@ def _hint(op: Op, code: int) -> str | None:
     entry = op.entry
     if code == errno.EPERM:
         return "run with CAP_NET_ADMIN in this network namespace"
+    if code in {errno.ENOENT, errno.ENXIO, errno.EACCES} and isinstance(entry, Link) and entry.kind == "tun":
+        return "there must be a device /dev/net/tun that we may open: modprobe tun, or mount it into the container"
     if code == errno.EOPNOTSUPP and isinstance(entry, Link):
         return f"the kernel has no {entry.kind} devices here: modprobe {entry.kind}"
     if code == errno.EADDRINUSE and isinstance(entry, LinkUp):

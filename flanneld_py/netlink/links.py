@@ -29,6 +29,7 @@ from flanneld_py.netlink.linkcodec import (
 from flanneld_py.netlink.neighbours import permanent_neighbours
 from flanneld_py.netlink.netns import Netns, in_netns
 from flanneld_py.netlink.socket import NetlinkSocket, open_socket
+from flanneld_py.netlink.tuntap import make_tun
 from flanneld_py.netlink.uvtransport import LoopIPRoute
 from flanneld_py.netlink.wire import NETLINK_EXT_ACK, Message
 
@@ -137,6 +138,8 @@ class Links:
                     return await self._address(op, op.entry)
                 case _:
                     raise TypeError(f"{op.entry} is not a link or address")
+        except OSError as err:
+            return failure(op, err.errno or 0, str(err.strerror))
         except NetlinkError as err:
             if already_done(op, err.code):
                 return None
@@ -170,12 +173,15 @@ class Links:
         The kernel ignores an alias there (net/core/rtnetlink.c rtnl_create_link), so it comes second; a device
         without it is still ours by its name.
         """
-        wish: dict[str, object] = {"ifname": link.name, "kind": link.kind, "mtu": link.mtu}
-        if link.mac is not None:
-            wish["address"] = link.mac
-        if link.vxlan is not None:
-            wish |= _vxlan_request(link.vxlan, underlay)
-        await self._request("link", "add", **wish)
+        if link.kind == "tun":
+            in_netns(self._netns, lambda: make_tun(link.name))
+        else:
+            wish: dict[str, object] = {"ifname": link.name, "kind": link.kind, "mtu": link.mtu}
+            if link.mac is not None:
+                wish["address"] = link.mac
+            if link.vxlan is not None:
+                wish |= _vxlan_request(link.vxlan, underlay)
+            await self._request("link", "add", **wish)
         created = find_links(self._sock, [link.name]).get(link.name)
         if created is not None:
             await self._set(created.index, link, created.entry({}))

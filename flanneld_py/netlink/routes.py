@@ -13,6 +13,7 @@ from flanneld_py.model.entry import PROTOCOL_BOOT, ROUTE_PROTOCOL, Entry, Key, R
 from flanneld_py.model.net import Addr, inside
 from flanneld_py.model.node import Reach, Reached
 from flanneld_py.netlink.codec import (
+    RTA_METRICS,
     RTA_MULTIPATH,
     RTA_OIF,
     RTA_PREFSRC,
@@ -27,13 +28,14 @@ from flanneld_py.netlink.codec import (
     raw_key,
 )
 from flanneld_py.netlink.socket import NetlinkSocket
-from flanneld_py.netlink.wire import Message, number
+from flanneld_py.netlink.wire import Message, attributes, number
 
 PROTOCOL_RA = 9
 """RTPROT_RA, include/uapi/linux/rtnetlink.h: a route from an IPv6 router advertisement."""
 _UNICAST, _LOCAL = 1, 2
 _NO_WAY = frozenset({6, 7, 8})  # RTN_BLACKHOLE, RTN_UNREACHABLE, RTN_PROHIBIT
 _LOOKUPS = 256
+_RTAX_MTU = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +138,14 @@ def _reached(answer: RouteMessage | None, names: Mapping[int, str], not_a_link: 
         return Reached(Reach.UNREACHABLE)
     dev = device(names, number(answer.attrs, RTA_OIF))
     if answer.type != _UNICAST or gateway(answer) is not None or dev in not_a_link:
-        return Reached(Reach.ROUTED, dev)
-    return Reached(Reach.ON_LINK, dev)
+        return Reached(Reach.ROUTED, dev, _mtu(answer))
+    return Reached(Reach.ON_LINK, dev, _mtu(answer))
+
+
+def _mtu(answer: RouteMessage) -> int | None:
+    """The MTU of a way where it is known to be less than the interface's: among a route's metrics (RTAX_MTU)."""
+    metrics = attributes(answer.attrs.get(RTA_METRICS, b""))
+    return number(metrics, _RTAX_MTU) or None
 
 
 def route_to(sock: NetlinkSocket, address: Addr, names: Mapping[int, str]) -> Way:

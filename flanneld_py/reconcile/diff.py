@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from flanneld_py.model.entry import APPLY_ORDER, Entry, Key, Link, LinkUp, Op, Sysctl, Verb
+from flanneld_py.model.entry import APPLY_ORDER, Entry, Key, Link, LinkUp, Op, Sysctl, UdpWorker, Verb
 
 _RANK = {kind: rank for rank, kind in enumerate(APPLY_ORDER)}
 
@@ -12,7 +12,7 @@ def diff(desired: Mapping[Key, Entry], known: Mapping[Key, Entry]) -> tuple[Op, 
 
     Adds and changes come first and in APPLY_ORDER, so that a route moves to its new device before the old one goes;
     deletes follow in the reverse order. A device that must be made anew takes everything on it along, and a deleted
-    device needs no deletes for what was on it.
+    device needs no deletes for what was on it, but for the worker, which holds it open.
     """
     remade = {key[1] for key, entry in desired.items() if isinstance(entry, Link) and _is_remade(entry, known.get(key))}
     dropped = {key[1] for key, entry in known.items() if isinstance(entry, Link) and key not in desired}
@@ -27,7 +27,7 @@ def diff(desired: Mapping[Key, Entry], known: Mapping[Key, Entry]) -> tuple[Op, 
         for key, entry in known.items()
         if key not in desired
         and not isinstance(entry, LinkUp | Sysctl)
-        and (isinstance(entry, Link) or entry.dev not in remade | dropped)
+        and (isinstance(entry, Link | UdpWorker) or entry.dev not in remade | dropped)
     ]
     wanted.sort(key=lambda op: _RANK[type(op.entry)])
     unwanted.sort(key=lambda op: -_RANK[type(op.entry)])

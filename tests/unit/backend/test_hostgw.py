@@ -51,10 +51,10 @@ def test_alloc_publishes_no_type_and_programs_nothing() -> None:
     assert alloc.peer_plan(PEER, NODE, {}).entries == ()
 
 
-@pytest.mark.parametrize(("name", "why"), [("udp", "this version has no such backend"), ("vxlam", "there is no such")])
+@pytest.mark.parametrize(("name", "why"), [("ipip", "this version has no such backend"), ("vxlam", "there is no such")])
 def test_a_backend_that_is_not_there_is_an_error_that_lists_the_others(name: str, why: str) -> None:
     found, errors, _ = read_backend(BackendConfig(name, {}), (4,), "/coreos.com/network/config")
     assert found is None
     assert why in str(errors[0])
-    assert "vxlan, host-gw, alloc" in str(errors[0])
+    assert "vxlan, host-gw, udp, alloc" in str(errors[0])
     assert "/coreos.com/network/config" in str(errors[0])

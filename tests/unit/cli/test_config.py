@@ -46,7 +46,6 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         (b"\xef\xbb\xbf{}", "begins with a byte order mark"),
         (b'{"Backend": {"Type": "vxlan"}}', "Network: is missing"),
         (b'{"Network": "10.244.0.0/16", "Backend": {"Type": "a\\nb"}}', 'Type = "a\\nb": names no backend'),
-        (b'{"Network": "10.244.0.0/16"}', 'Backend.Type "udp"'),
         (b'{"Network": "10.244.0.0/16", "Bacend": {"Type": "vxlan"}}', "did you mean Backend?"),
         (b'{"Network": "10.244.0.0/16", "Backend": {"Type": "vxlam"}}', "vxlam"),
         (b'{"Network": "10.244.0.0/16", "Backend": {"Type": "vxlan", "VNI": "5"}}', "Backend: VNI"),
@@ -70,6 +69,14 @@ def test_each_error_is_one_line_that_names_the_file(
     assert errors[0].startswith(f"error: {net_json}: ")
     assert words in errors[0]
     assert len(errors[0]) < 300 + len(str(net_json))
+
+
+def test_without_a_backend_it_is_udp_with_a_warning(net_json: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    net_json.write_text('{"Network": "10.244.0.0/16"}')
+    assert run(["check", str(net_json)]) == 0
+    out, err = capsys.readouterr()
+    assert "backend udp" in out
+    assert err.startswith(f'warning: {net_json}: Backend is missing, so that the backend is "udp"')
 
 
 def test_all_errors_and_warnings_are_printed(net_json: Path, capsys: pytest.CaptureFixture[str]) -> None:
