@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from ipaddress import ip_network
 from pathlib import Path
 
-from flanneld_py.daemon import board, rundir
+from flanneld_py.daemon import board, control, rundir
 from flanneld_py.daemon.prelude import link_alias
 from flanneld_py.errors import FlannelError
 from flanneld_py.model.entry import Desired, Failure, Op, Scope
@@ -35,13 +35,13 @@ def run(argv: Sequence[str]) -> int:
     with rundir.hold(subnet_file.parent):
         scope = Scope(_networks(subnet_file), frozenset(), link_alias(subnet_file))
         ops, failures = asyncio.run(_remove(scope, dry_run=args.dry_run))
-        files = [path for path in (subnet_file, subnet_file.with_name(board.FILE)) if path.exists()]
+        names = (subnet_file.name, board.FILE, control.FILE)
+        files = [path for path in map(subnet_file.with_name, names) if path.exists()]
         _print(ops, files, failures, dry_run=args.dry_run)
         if not args.dry_run and not failures:
             for path in files:
                 path.unlink(missing_ok=True)
-    if not args.dry_run:
-        subnet_file.with_name(rundir.LOCK).unlink(missing_ok=True)
+            rundir.remove_lock(subnet_file.parent)
     return 1 if failures else 0
 
 

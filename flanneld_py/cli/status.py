@@ -10,7 +10,7 @@ from typing import Any
 
 from flanneld_py.daemon.board import FILE
 from flanneld_py.daemon.control import ask
-from flanneld_py.daemon.rundir import subnet_file
+from flanneld_py.daemon.rundir import is_held, subnet_file
 from flanneld_py.observe.status import Stage
 
 READY, NOT_WELL, NOT_RUNNING = 0, 1, 3
@@ -27,10 +27,9 @@ def run(argv: Sequence[str]) -> int:
     )
     args = parser.parse_args(argv)
     directory: Path = args.subnet_file.parent
-    report = ask(directory, "status")
-    running = report is not None
-    if report is None:
-        report = _last_word(directory)
+    answer = ask(directory, "status")
+    running = answer is not None
+    report = answer if answer is not None and "stage" in answer else _last_word(directory) | (answer or {})
     if args.output == "json":
         print(json.dumps(report | {"running": running}, indent=1))
     else:
@@ -50,21 +49,25 @@ def _last_word(directory: Path) -> dict[str, Any]:
 
 
 def _is_well(report: dict[str, Any]) -> bool:
+    if "peer_list" not in report:
+        return False
     trouble = report["ops"] or report["failures"] or report["error"] or any(p["problems"] for p in report["peer_list"])
     return report["stage"] == Stage.READY.value and not trouble
 
 
 def _text(report: dict[str, Any], running: bool, directory: Path) -> list[str]:
-    if not report:
+    if "stage" not in report:
         return [f"no flanneld answers at {directory}, and none has left a {FILE} there"]
     head = f"flanneld {report['version']} on {report['host']}: "
     if not running:
-        head += f"not running (pid {report['pid']} has gone); its last word, {_ago(report['since'])} ago: "
+        pid = report["pid"]
+        state = f"pid {pid} does not answer" if is_held(directory) else f"not running (pid {pid} has gone)"
+        head += f"{state}; its last word, {_ago(report['since'])} ago: "
     lines = [head + report["stage"] + (f" for {_ago(report['since'])}" if running else "")]
     if report["error"]:
         lines.append("  trouble    " + "; ".join(filter(None, (report["error"], report["hint"]))))
     lines += _facts(report)
-    if running:
+    if "peer_list" in report:
         lines += _kernel(report)
         lines += _peers(report["peer_list"])
     return lines
@@ -73,7 +76,7 @@ def _text(report: dict[str, Any], running: bool, directory: Path) -> list[str]:
 def _facts(report: dict[str, Any]) -> list[str]:
     lines = []
     if report["store"]:
-        lines.append(f"  store      {report['store']}{'' if report['store_ok'] else ' (away)'}")
+        lines.append(f"  store      {report['store']}{'' if report['store_ok'] else ' (see trouble)'}")
     if report["subnets"]:
         expiry = f", expires {_clock(report['expires'])}" if report["expires"] else ""
         kind = ", a reservation" if report["reserved"] else expiry

@@ -16,7 +16,6 @@ import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from flanneld_py.daemon import rundir
 from flanneld_py.daemon.access import etcd_access
@@ -28,6 +27,7 @@ from flanneld_py.daemon.leasewatch import follow_leases
 from flanneld_py.daemon.options import Options, describe
 from flanneld_py.daemon.overlay import Overlay
 from flanneld_py.daemon.setup import Setup, follow_config, prepare
+from flanneld_py.dataplane.supervisor import WorkerSupervisor
 from flanneld_py.errors import FlannelError
 from flanneld_py.host.files import write_atomic
 from flanneld_py.host.identity import read_identity
@@ -36,7 +36,7 @@ from flanneld_py.model.lease import NodeIdentity
 from flanneld_py.netlink.applier import NetlinkApplier
 from flanneld_py.netlink.socket import NetlinkSocket
 from flanneld_py.netlink.underlay import KernelUnderlay
-from flanneld_py.observe.status import Stage, Status
+from flanneld_py.observe.status import Report, Stage, Status
 from flanneld_py.reconcile.applier import Dispatcher
 from flanneld_py.reconcile.loop import Reconciler
 from flanneld_py.store.etcd import EtcdStore
@@ -48,6 +48,10 @@ CLOSING_S = 1.0
 """How long the store may take to say goodbye; SIGTERM must end us within two seconds."""
 
 
+LINGER_S = 60.0
+"""How long packets are carried after a stop; then device and port are free for another implementation."""
+
+
 async def serve(options: Options, environ: Mapping[str, str]) -> None:
     """Run the daemon until SIGTERM or SIGINT. FlannelError: it cannot go on, and the message says why."""
     log.info("flanneld %s, %s", VERSION, describe(options))
@@ -57,7 +61,8 @@ async def serve(options: Options, environ: Mapping[str, str]) -> None:
         board = Board(options.subnet_file.parent, status, notify_socket=environ.get("NOTIFY_SOCKET"))
         told = _cancel_on_signal()
         try:
-            await _run(options, identity, board)
+            async with listening(options.subnet_file.parent, {"status": board.report}):
+                await _run(options, identity, board)
         except asyncio.CancelledError:
             if not told.is_set():
                 raise
@@ -65,7 +70,7 @@ async def serve(options: Options, environ: Mapping[str, str]) -> None:
             log.info("Exiting cleanly...")
         except (FlannelError, BaseExceptionGroup) as error:
             ours = first_error(error)
-            board.stop(Stage.FAILED, str(ours), getattr(ours, "hint", None))
+            board.stop(Stage.FAILED, getattr(ours, "message", str(ours)), getattr(ours, "hint", None))
             raise ours from None
 
 
@@ -128,9 +133,15 @@ async def _overlay(options: Options, setup: Setup, store: EtcdStore, sock: Netli
     )
     async with contextlib.AsyncExitStack() as stack:
         kernel = await stack.enter_async_context(NetlinkApplier())
+        worker = WorkerSupervisor(options.subnet_file.parent)
+        stack.push_async_callback(_part_from, worker)
         reconciler = Reconciler(
-            Dispatcher([kernel, SysctlApplier()]), overlay.desired, on_pass=overlay.on_pass, jitter=random.random
+            Dispatcher([kernel, SysctlApplier(), worker]),
+            overlay.desired,
+            on_pass=overlay.on_pass,
+            jitter=random.random,
         )
+        worker.on_gone = reconciler.look_again
         networks = setup.config.networks
         watched = (*links, setup.facts.external.name)
         # Open before the kernel is read for the first time, so that no change falls between the two.
@@ -138,10 +149,10 @@ async def _overlay(options: Options, setup: Setup, store: EtcdStore, sock: Netli
             open_monitor(watched, networks, needs_reach=setup.backend.needs_reach)
         )
 
-        async def status() -> dict[str, Any]:
-            return overlay.report(await reconciler.difference(), setup.rejected).as_json()
+        async def details() -> Report:
+            return overlay.report(await reconciler.difference(), setup.rejected, await worker.stats())
 
-        await stack.enter_async_context(listening(options.subnet_file.parent, {"status": status}))
+        board.details = details
         snapshot = asyncio.Event()
 
         def changed() -> None:
@@ -159,6 +170,12 @@ async def _overlay(options: Options, setup: Setup, store: EtcdStore, sock: Netli
             group.create_task(reconcile())
             group.create_task(follow_kernel(monitor, reconciler, networks))
             group.create_task(follow_config(store, setup.config, board))
+
+
+async def _part_from(worker: WorkerSupervisor) -> None:
+    """The data path stays when the daemon goes; the worker, for as long as another daemon may need to come."""
+    await worker.linger(LINGER_S)
+    worker.close()
 
 
 def _write_env(path: Path, text: str) -> None:

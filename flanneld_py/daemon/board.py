@@ -4,14 +4,14 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from flanneld_py.host.files import write_atomic
 from flanneld_py.observe.notify import notify
-from flanneld_py.observe.status import Stage, Status
+from flanneld_py.observe.status import Report, Stage, Status
 from flanneld_py.store.base import Condition
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,13 @@ class Board:
         self._clock = clock
         self._pending: asyncio.TimerHandle | None = None
         self.status = status
+        self.details: Callable[[], Awaitable[Report]] | None = None
         self.flush()
+
+    async def report(self) -> dict[str, Any]:
+        """The answer to `flanneld status`: the status alone, until somebody sets `details`."""
+        found = Report(self.status) if self.details is None else await self.details()
+        return found.as_json()
 
     def update(self, **changes: Any) -> None:
         """Replace fields of the status."""
@@ -47,8 +53,9 @@ class Board:
             notify(self._notify_socket, f"STATUS={stage.value}")
 
     def ready(self) -> None:
-        self.at(Stage.READY)
-        notify(self._notify_socket, "READY=1")
+        if self.status.stage is not Stage.READY:
+            self.at(Stage.READY)
+            notify(self._notify_socket, "READY=1")
 
     def condition(self, condition: Condition) -> None:
         """How the store is doing; said in the log when it changes."""

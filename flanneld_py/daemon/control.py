@@ -13,6 +13,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from flanneld_py.errors import FlannelError
+
 log = logging.getLogger(__name__)
 
 FILE = "flanneld.sock"
@@ -24,7 +26,10 @@ Answer = Callable[[], Awaitable[dict[str, Any]]]
 
 @contextlib.asynccontextmanager
 async def listening(directory: Path, answers: Mapping[str, Answer]) -> AsyncIterator[None]:
-    """Answer questions while the context lasts; `answers` by the word after "get"."""
+    """Answer questions while the context lasts; `answers` by the word after "get".
+
+    FlannelError: the socket cannot be made.
+    """
     path = directory / FILE
     # The lock on the directory is ours, so a socket there is a dead daemon's.
     path.unlink(missing_ok=True)
@@ -32,6 +37,11 @@ async def listening(directory: Path, answers: Mapping[str, Answer]) -> AsyncIter
     mask = os.umask(0o177)
     try:
         sock.bind(str(path))
+    except OSError as error:
+        sock.close()
+        raise FlannelError(
+            f"cannot make the socket {path}: {error.strerror or error}", hint="give another --subnet-file"
+        ) from error
     finally:
         os.umask(mask)
 
@@ -62,7 +72,10 @@ async def _reply(line: bytes, answers: Mapping[str, Answer]) -> dict[str, Any]:
         answer = answers[question["get"]]
     except (ValueError, KeyError, TypeError, RecursionError):
         return {"error": f"not a question; ask one of {sorted(answers)}"}
-    return await answer()
+    try:
+        return await answer()
+    except FlannelError as error:
+        return {"error": str(error)}
 
 
 def ask(directory: Path, word: str) -> dict[str, Any] | None:

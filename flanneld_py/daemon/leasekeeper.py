@@ -24,6 +24,19 @@ def when(unix_s: float) -> str:
     return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
+def _described(lease: Lease) -> str:
+    """What is published, in a message: the names as in the lease's text."""
+    attrs = lease.attrs
+    named = {
+        "PublicIP": attrs.public_ip,
+        "PublicIPv6": attrs.public_ipv6,
+        "BackendType": attrs.backend_type or None,
+        "BackendData": attrs.backend_data,
+        "BackendV6Data": attrs.backend_v6_data,
+    }
+    return ", ".join(f"{name} {value}" for name, value in named.items() if value is not None)
+
+
 class LeaseKeeper:
     """`margin_s`: how long before expiry to renew. `reacquire`: take a lost lease anew instead of ending."""
 
@@ -77,7 +90,7 @@ class LeaseKeeper:
         if found is None:
             self._lose(f"the lease {own} was revoked: its key {own.key} is gone from the store")
         elif found.attrs != own.attrs:
-            self._lose(f"the lease {own} was taken: its key {own.key} now holds {found.attrs}")
+            self._lose(f"the lease {own} was taken: its key {own.key} now holds {_described(found)}")
         elif found.reserved != own.reserved:
             log.info("lease %s is %s", own, "a reservation now, and not renewed" if found.reserved else "renewed again")
             self._lease = replace(own, reserved=found.reserved, expires=found.expires or own.expires)
@@ -112,7 +125,9 @@ class LeaseKeeper:
         while True:
             due = renew_at(self.lease, margin_s=self._margin_s, jitter=self._jitter())
             try:
-                await asyncio.wait_for(self._event.wait(), None if due is None else max(0.0, due - self._clock()))
+                # Not wait_for: before Python 3.12 it loses a cancellation that meets the event (CPython issue 86296).
+                async with asyncio.timeout(None if due is None else max(0.0, due - self._clock())):
+                    await self._event.wait()
             except TimeoutError:
                 if (lost := await self._renew()) is not None:
                     return lost

@@ -1,14 +1,14 @@
 """The node's part of the overlay: what leases and facts call for, handed to the reconciler; and how it stands."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from flanneld_py.daemon.board import Board
 from flanneld_py.daemon.planner import Planner, problems_of
 from flanneld_py.daemon.setup import Setup
-from flanneld_py.errors import KernelError
+from flanneld_py.errors import ConfigError, KernelError
 from flanneld_py.model.entry import Desired, Failure, Op, Sysctl
 from flanneld_py.model.lease import Lease
 from flanneld_py.model.leaseset import LeaseSet
@@ -50,6 +50,7 @@ class Overlay:
         self._planner = Planner(setup.backend, self._networks, setup.former, setup.facts.alias)
         self._desired = Desired()
         self._problems: dict[str, str] = {}
+        self._trouble: str | None = None
 
     async def desired(self, read: bool) -> Desired:
         """What we want now; `read`: the node may have changed, so ask the kernel about it again."""
@@ -67,13 +68,27 @@ class Overlay:
         found = await self._underlay.interface(external.name)
         if found is None or found.mtu == 0:
             return
-        if found.mtu != external.mtu:
-            log.warning("MTU of %s changed from %d to %d: following", external.name, external.mtu, found.mtu)
-        self._facts = replace(self._facts, external=replace(external, mtu=found.mtu, index=found.index))
+        self._facts = replace(self._facts, external=replace(external, index=found.index))
+        self._follow_mtu(found.mtu)
         have = {address.ip for address in found.addresses}
         lost = [str(addr) for addr in (external.addr4, external.addr6) if addr is not None and addr not in have]
         warning = f"{', '.join(lost)} is no longer an address of {external.name}; restart flanneld to publish another"
         self._warn("is no longer an address of", warning if lost else None)
+
+    def _follow_mtu(self, mtu: int) -> None:
+        """An MTU that leaves pods too little is a slip, or on its way to another: the overlay keeps the one it has."""
+        external = self._facts.external
+        followed = replace(self._facts, external=replace(external, mtu=mtu))
+        mark = f"MTU of {external.name} is"
+        try:
+            self._backend.mtu(followed)
+        except ConfigError as error:
+            self._warn(mark, f"{mark} {mtu}, and the overlay keeps to {external.mtu}: {error}")
+            return
+        self._warn(mark, None)
+        if mtu != external.mtu:
+            log.warning("MTU of %s changed from %d to %d: following", external.name, external.mtu, mtu)
+        self._facts = followed
 
     def _warn(self, mark: str, text: str | None) -> None:
         """Replace the warning that contains `mark`; said in the log when it is new."""
@@ -100,12 +115,20 @@ class Overlay:
         )
         blocking = [failure for failure in progress.failures.values() if self._is_blocking(failure)]
         if not blocking:
+            self._set_trouble(None)
             self._publish()
             return
         worst = next((failure for failure in blocking if failure.cannot), None)
         if worst is not None:
             raise KernelError(f"cannot {worst.op}: {worst.reason}", hint=worst.hint, errno=worst.errno)
-        self._board.update(error=str(blocking[0]), hint=blocking[0].hint)
+        self._set_trouble(blocking[0])
+
+    def _set_trouble(self, failure: Failure | None) -> None:
+        """The status' error is the store's, too: only ours is taken back."""
+        error, hint = (None, None) if failure is None else (f"cannot {failure.op}: {failure.reason}", failure.hint)
+        if failure is not None or self._board.status.error == self._trouble:
+            self._board.update(error=error, hint=hint)
+        self._trouble = error
 
     def _is_blocking(self, failure: Failure) -> bool:
         """Without it the node has no network. A sysctl may be right to be refused: in a container the host sets it."""
@@ -131,8 +154,8 @@ class Overlay:
             log.info("peer %s: no longer in trouble", key)
         self._problems = found
 
-    def report(self, ops: tuple[Op, ...], rejected: tuple[str, ...]) -> Report:
-        """All that `flanneld status` shows; `ops`: what the kernel lacks at this moment."""
+    def report(self, ops: tuple[Op, ...], rejected: tuple[str, ...], worker: Mapping[str, Any] | None) -> Report:
+        """All that `flanneld status` shows. `ops`: what the kernel lacks at this moment; `worker`: its statistics."""
         differing = {op.entry.key for op in ops}
         peers = tuple(
             PeerLine(
@@ -144,4 +167,4 @@ class Overlay:
             )
             for state in self._planner.peers.values()
         )
-        return Report(self._board.status, peers, tuple(map(str, ops)), rejected)
+        return Report(self._board.status, peers, tuple(map(str, ops)), rejected, worker)

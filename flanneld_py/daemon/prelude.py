@@ -9,7 +9,7 @@ from flanneld_py.backend.base import Backend
 from flanneld_py.daemon.options import Options
 from flanneld_py.errors import InterfaceError
 from flanneld_py.model.extiface import Choice, InterfaceWish, choose
-from flanneld_py.model.net import parse_mac
+from flanneld_py.model.net import Net, parse_mac
 from flanneld_py.model.node import ExternalInterface, NodeFacts
 from flanneld_py.netlink.interfaces import ra_default6, read_interfaces, read_underlay
 from flanneld_py.netlink.links import find_links
@@ -65,6 +65,7 @@ def node_facts(
     backend: Backend,
     stored: Mapping[str, str],
     *,
+    networks: tuple[Net, ...],
     alias: str,
     rng: random.Random,
 ) -> NodeFacts:
@@ -75,7 +76,7 @@ def node_facts(
         if state.kind == "vxlan" and state.mac
     }
     macs = choose_macs(backend.links, living, stored, rng)
-    return NodeFacts(external, alias, macs, ra_default6(sock, external.name))
+    return NodeFacts(external, alias, macs, ra_default6(sock, external.name), networks)
 
 
 def choose_macs(

@@ -16,6 +16,21 @@ def subnet_file(environ: Mapping[str, str]) -> Path:
     return Path(environ.get("FLANNELD_SUBNET_FILE") or "/run/flannel/subnet.env")
 
 
+def is_held(directory: Path) -> bool:
+    """Whether some process is at work in `directory`."""
+    try:
+        descriptor = os.open(directory / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 @contextlib.contextmanager
 def hold(directory: Path) -> Iterator[None]:
     """Be the only one at work in `directory` while the context lasts. The lock goes with the process, however it ends.
@@ -24,20 +39,44 @@ def hold(directory: Path) -> Iterator[None]:
     """
     try:
         directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-        descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = _locked(directory)
+    except BlockingIOError as error:
+        raise FlannelError(
+            f"another flanneld (pid {_holder(directory)}) is at work in {directory}",
+            hint="stop it, or give this one a --subnet-file in a directory of its own",
+        ) from error
     except OSError as error:
         raise FlannelError(f"cannot use {directory}: {error.strerror}", hint="give another --subnet-file") from error
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "unknown"
-            raise FlannelError(
-                f"another flanneld (pid {holder}) is at work in {directory}",
-                hint="stop it, or give this one a --subnet-file in a directory of its own",
-            ) from error
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
         os.close(descriptor)
+
+
+def remove_lock(directory: Path) -> None:
+    """Take the lock's file away; only for its holder."""
+    (directory / LOCK).unlink(missing_ok=True)
+
+
+def _locked(directory: Path) -> int:
+    """A descriptor of the lock's file, locked. BlockingIOError: another process has it."""
+    while True:
+        descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Its holder may have removed it since it was opened: then it locks nobody out.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), (directory / LOCK).stat()):
+                    return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _holder(directory: Path) -> str:
+    with contextlib.suppress(OSError):
+        return (directory / LOCK).read_text(errors="replace").strip()[:20] or "unknown"
+    return "unknown"

@@ -4,6 +4,7 @@ import logging
 import random
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from flanneld_py.backend.base import Backend
@@ -54,9 +55,11 @@ async def prepare(
         networks=tuple(map(str, config.networks)),
     )
     board.at(Stage.LEASE)
-    stored = await store.stored(backend.attrs(node_facts(sock, external, backend, {}, alias="", rng=rng)))
-    alias = link_alias(options.subnet_file)
-    facts = node_facts(sock, external, backend, {} if stored is None else backend.macs_in(stored), alias=alias, rng=rng)
+    facts_with = partial(
+        node_facts, sock, external, backend, networks=config.networks, alias=link_alias(options.subnet_file), rng=rng
+    )
+    stored = await store.stored(backend.attrs(facts_with({})))
+    facts = facts_with({} if stored is None else backend.macs_in(stored))
     backend.mtu(facts)  # a hopeless MTU is told before a lease is taken
     env = _subnet_env(options.subnet_file)
     request = LeaseRequest(config, backend.attrs(facts), previous_subnets(env) if env else (), identity)

@@ -1,5 +1,6 @@
 """What the daemon says of itself: a value, its JSON, and the text that `flanneld status` prints."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from typing import Any
@@ -74,13 +75,20 @@ class PeerLine:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The whole answer of a living daemon: `ops` is the difference between what it wants and what is there now."""
+    """The whole answer of a living daemon. `ops`: the difference between what it wants and what is there now;
+    `worker`: what the process counts that carries the udp backend's packets."""
 
     status: Status
     peers: tuple[PeerLine, ...] = ()
     ops: tuple[str, ...] = ()
     rejected: tuple[str, ...] = field(default=())
+    worker: Mapping[str, Any] | None = None
 
     def as_json(self) -> dict[str, Any]:
         peers = [asdict(peer) for peer in self.peers]
-        return self.status.as_json() | {"peer_list": peers, "ops": self.ops, "interfaces_rejected": self.rejected}
+        return self.status.as_json() | {
+            "peer_list": peers,
+            "ops": self.ops,
+            "interfaces_rejected": self.rejected,
+            "worker": self.worker,
+        }

@@ -90,7 +90,7 @@ class Reconciler:
         elif wanted is not None:
             surprise = wanted != entry
         else:
-            surprise = key in self._known or entry.dev in self._desired.scope.devices
+            surprise = key in self._known or self._desired.scope.holds(entry)
         if surprise:
             self._known.pop(key, None)
             self.look_again()
@@ -131,7 +131,9 @@ class Reconciler:
         else:
             self._retry_s = self._intervals.retry_first_s
         try:
-            await asyncio.wait_for(self._event.wait(), min(waits))
+            # Not wait_for: before Python 3.12 it loses a cancellation that meets the event (CPython issue 86296).
+            async with asyncio.timeout(min(waits)):
+                await self._event.wait()
         except TimeoutError:
             self._must_read = True
 
