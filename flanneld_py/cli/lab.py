@@ -209,9 +209,12 @@ def _exec(args: argparse.Namespace) -> int:
     from flanneld_py.lab import build, namespaces
 
     build.require_root(_again(args))
-    namespace = build.find(args.name).topology.namespace(args.place)
+    lab = build.find(args.name)
     command = args.command or [os.environ.get("SHELL", "/bin/sh")]
-    namespaces.enter(namespace)
+    # So that `flanneld status` in a node finds itself, and the node's daemon.
+    os.environ["PATH"] = f"{os.environ.get('PATH', os.defpath)}:{Path(sys.executable).parent}"
+    os.environ["FLANNELD_SUBNET_FILE"] = str(lab.directory.subnet_file(args.place))
+    namespaces.enter(lab.topology.namespace(args.place))
     try:
         os.execvp(command[0], command)  # noqa: S606 - the user's own command, as typed
     except OSError as err:
