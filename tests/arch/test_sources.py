@@ -23,6 +23,8 @@ MAY_BE_THERE = {".git", ".venv", "build", "dist", "flanneld_py.egg-info", ".mypy
 """Made by tools, and ignored by git."""
 TEST_KINDS = {
     "arch",
+    "bench",
+    "cni",
     "compat",
     "contract",
     "daemon",
@@ -31,9 +33,11 @@ TEST_KINDS = {
     "fakes",
     "fuzz",
     "interop",
+    "kernels",
     "lab",
     "netns",
     "property",
+    "udp",
     "unit",
 }
 

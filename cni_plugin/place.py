@@ -1,0 +1,59 @@
+"""Putting files where a runtime looks for them while it looks: whole or not at all, and durable."""
+
+import contextlib
+import os
+import secrets
+from pathlib import Path
+
+
+def read_if_there(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def write_file(path: Path, data: bytes, mode: int) -> bool:
+    """Whether the file had to be changed. It has the content and the mode now, also after a power failure.
+
+    The temporary file stands in the same directory: containerd (issue 11715) does not notice one from elsewhere. Its
+    name is of no kind that a runtime loads, and unlike any other's. A running program is replaced, not overwritten.
+    """
+    if not path.is_symlink() and path.is_file() and path.stat().st_mode & 0o777 == mode and path.read_bytes() == data:
+        return False
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+        raise
+    sync_directory(path.parent)
+    return True
+
+
+def remove_file(path: Path) -> bool:
+    """Whether there was one."""
+    try:
+        path.unlink()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    sync_directory(path.parent)
+    return True
+
+
+def sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        # Some file systems have nothing to sync here, and say EINVAL.
+        with contextlib.suppress(OSError):
+            os.fsync(fd)
+    finally:
+        os.close(fd)

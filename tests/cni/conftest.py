@@ -1,0 +1,36 @@
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from cni_plugin import program
+from tests.cni.node import Node, PodMaker, link_real_plugins, pod
+from tests.netns.space import Namespace, netns, no_leftovers
+
+__all__ = ["netns", "no_leftovers"]
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the plugin as the installer puts it there."""
+    folder = tmp_path_factory.mktemp("installed")
+    program.install(program.own_program(None), folder)
+    return folder
+
+
+@pytest.fixture
+def node(netns: Namespace, tmp_path: Path, installed: Path) -> Node:
+    """A node whose CNI_PATH has our plugin, called through a symbolic link, and the real ones."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    link_real_plugins(folder)
+    (folder / "flannel").symlink_to(installed / "flannel")
+    return Node(netns, tmp_path, folder)
+
+
+@pytest.fixture
+def pods(no_leftovers: None) -> Iterator[PodMaker]:
+    """Makes containers' namespaces, which go away with the test."""
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(pod())
