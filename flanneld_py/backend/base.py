@@ -1,10 +1,12 @@
 """What a backend is: it plans. Nothing here touches the kernel, the store or the clock."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from flanneld_py.model.entry import Plan, Sysctl
 from flanneld_py.model.lease import Lease, LeaseAttrs
+from flanneld_py.model.net import Net
 from flanneld_py.model.node import NodeFacts, Reaches
 
 
@@ -61,10 +63,15 @@ def public_attrs(node: NodeFacts, backend_type: str, versions: tuple[int, ...]) 
     )
 
 
-def foreign(peer: Lease, name: str) -> PeerPlan:
-    """No plan for a peer of another backend: flannel's nodes ignore each other then."""
-    theirs = peer.attrs.backend_type or "udp or alloc"
-    return PeerPlan(problems=(f"it runs the backend {theirs}, we run {name}",))
+def plan_subnets(peer: Lease, published: str, plan: Callable[[Net], PeerPlan]) -> PeerPlan:
+    """`plan` of each of the peer's subnets; nothing for a peer of another backend than `published`, as with flannel."""
+    if peer.attrs.backend_type != published:
+        theirs, ours = (name or "udp or alloc" for name in (peer.attrs.backend_type, published))
+        return PeerPlan(problems=(f"it runs the backend {theirs}, we run {ours}",))
+    whole = PeerPlan()
+    for subnet in peer.subnets:
+        whole += plan(subnet)
+    return whole
 
 
 def forwarding(own: Lease, node: NodeFacts) -> Plan:

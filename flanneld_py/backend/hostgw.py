@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from flanneld_py.backend.base import PeerPlan, foreign, forwarding, public_attrs
+from flanneld_py.backend.base import PeerPlan, forwarding, plan_subnets, public_attrs
 from flanneld_py.model.entry import Plan, Route
 from flanneld_py.model.fields import Fields
 from flanneld_py.model.lease import Lease, LeaseAttrs
@@ -36,12 +36,7 @@ class HostGwBackend:
         return forwarding(own, node)
 
     def peer_plan(self, peer: Lease, node: NodeFacts, reaches: Reaches) -> PeerPlan:
-        if peer.attrs.backend_type != self.name:
-            return foreign(peer, self.name)
-        plan = PeerPlan()
-        for subnet in peer.subnets:
-            plan += self._family_plan(subnet, peer, node, reaches)
-        return plan
+        return plan_subnets(peer, self.name, lambda subnet: self._family_plan(subnet, peer, node, reaches))
 
     def _family_plan(self, subnet: Net, peer: Lease, node: NodeFacts, reaches: Reaches) -> PeerPlan:
         public = peer.attrs.public(subnet.version)

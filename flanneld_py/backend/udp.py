@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address, IPv4Network
 from typing import ClassVar
 
-from flanneld_py.backend.base import PeerPlan, forwarding, public_attrs, with_data
+from flanneld_py.backend.base import PeerPlan, forwarding, plan_subnets, public_attrs, with_data
 from flanneld_py.errors import ConfigError
 from flanneld_py.model.entry import Address, Link, LinkUp, Plan, Route, Sysctl, UdpPeer, UdpWorker
 from flanneld_py.model.fields import Fields
@@ -131,12 +131,7 @@ class UdpBackend:
         )
 
     def peer_plan(self, peer: Lease, node: NodeFacts, reaches: Reaches) -> PeerPlan:
-        if peer.attrs.backend_type != "":
-            return PeerPlan(problems=(f"it runs the backend {peer.attrs.backend_type}, we run udp",))
-        plan = PeerPlan()
-        for subnet in peer.subnets:
-            plan += self._subnet_plan(subnet, peer, node, reaches)
-        return plan
+        return plan_subnets(peer, "", lambda subnet: self._subnet_plan(subnet, peer, node, reaches))
 
     def _subnet_plan(self, subnet: Net, peer: Lease, node: NodeFacts, reaches: Reaches) -> PeerPlan:
         public = peer.attrs.public_ip

@@ -14,7 +14,7 @@ import json
 from dataclasses import dataclass
 from typing import ClassVar
 
-from flanneld_py.backend.base import PeerPlan, foreign, forwarding, public_attrs, with_data
+from flanneld_py.backend.base import PeerPlan, forwarding, plan_subnets, public_attrs, with_data
 from flanneld_py.errors import ConfigError
 from flanneld_py.model.entry import Address, FdbEntry, Link, LinkUp, Neighbour, Plan, Route, Sysctl, Vxlan
 from flanneld_py.model.fields import Fields
@@ -136,12 +136,7 @@ class VxlanBackend:
         return plan + forwarding(own, node)
 
     def peer_plan(self, peer: Lease, node: NodeFacts, reaches: Reaches) -> PeerPlan:
-        if peer.attrs.backend_type != self.name:
-            return foreign(peer, self.name)
-        plan = PeerPlan()
-        for subnet in peer.subnets:
-            plan += self._family_plan(subnet, peer, node, reaches)
-        return plan
+        return plan_subnets(peer, self.name, lambda subnet: self._family_plan(subnet, peer, node, reaches))
 
     def _family_plan(self, subnet: Net, peer: Lease, node: NodeFacts, reaches: Reaches) -> PeerPlan:
         version = subnet.version

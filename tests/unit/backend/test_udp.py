@@ -69,7 +69,7 @@ def test_a_peer_is_reached_at_its_own_port(data: str | None, port: int, sources:
 @pytest.mark.parametrize(
     ("lease", "why"),
     [
-        (peer(backend_type="vxlan"), "it runs the backend vxlan, we run udp"),
+        (peer(backend_type="vxlan"), "it runs the backend vxlan, we run udp or alloc"),
         (peer('{"Port":0}'), "port 0"),
         (peer('{"Port":true}'), "port True"),
         (peer('{"Port":"8285"}'), "port '8285'"),
