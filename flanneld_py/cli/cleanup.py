@@ -1,6 +1,6 @@
 """`flanneld cleanup`: takes away what a stopped daemon has left in the kernel: the difference to nothing.
 
-Nothing needs to be remembered for it: devices carry our mark, and so do routes.
+Nothing needs to be remembered for it: devices carry our mark, and so do routes; a worker of the udp backend is asked.
 """
 
 import argparse
@@ -13,11 +13,13 @@ from pathlib import Path
 
 from flanneld_py.daemon import board, control, rundir
 from flanneld_py.daemon.prelude import link_alias
+from flanneld_py.dataplane import supervisor
 from flanneld_py.errors import FlannelError
 from flanneld_py.model.entry import Desired, Failure, Op, Scope
 from flanneld_py.model.net import Net
 from flanneld_py.model.subnetenv import parse_subnet_env
 from flanneld_py.netlink.applier import NetlinkApplier
+from flanneld_py.reconcile.applier import Dispatcher
 from flanneld_py.reconcile.diff import diff
 
 EVERYWHERE = (ip_network("0.0.0.0/0"), ip_network("::/0"))
@@ -34,8 +36,8 @@ def run(argv: Sequence[str]) -> int:
     subnet_file: Path = args.subnet_file
     with rundir.hold(subnet_file.parent):
         scope = Scope(_networks(subnet_file), frozenset(), link_alias(subnet_file))
-        ops, failures = asyncio.run(_remove(scope, dry_run=args.dry_run))
-        names = (subnet_file.name, board.FILE, control.FILE)
+        ops, failures = asyncio.run(_remove(scope, subnet_file.parent, dry_run=args.dry_run))
+        names = (subnet_file.name, board.FILE, control.FILE, supervisor.SOCKET)
         files = [path for path in map(subnet_file.with_name, names) if path.exists()]
         _print(ops, files, failures, dry_run=args.dry_run)
         if not args.dry_run and not failures:
@@ -54,9 +56,12 @@ def _networks(subnet_file: Path) -> tuple[Net, ...]:
     return env.networks or EVERYWHERE
 
 
-async def _remove(scope: Scope, *, dry_run: bool) -> tuple[tuple[Op, ...], list[Failure]]:
+async def _remove(scope: Scope, directory: Path, *, dry_run: bool) -> tuple[tuple[Op, ...], list[Failure]]:
     async with contextlib.AsyncExitStack() as stack:
-        applier = await stack.enter_async_context(NetlinkApplier())
+        kernel = await stack.enter_async_context(NetlinkApplier())
+        worker = supervisor.WorkerSupervisor(directory, keep=False)
+        stack.callback(worker.close)
+        applier = Dispatcher([kernel, worker])
         ops = diff({}, await applier.known(Desired(scope=scope)))
         return ops, [] if dry_run else await applier.apply(ops)
 

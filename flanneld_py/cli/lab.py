@@ -8,7 +8,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
@@ -76,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     status = command("status", _status, "the nodes, their daemons, subnets and pods")
     status.add_argument("-o", "--output", choices=("text", "json"), default="text")
     ping = command("ping", _ping, "every pod to every pod; exit code 1 if any answer is missing")
+    ping.add_argument("--backend", default=_DEFAULT.backend, help="a list: the labs that `up` built for it")
     ping.add_argument("--count", type=_positive, default=3, help="requests for each pair (default %(default)s)")
     execute = command("exec", _exec, "run a command in a node, a pod or the router: exec PLACE -- COMMAND")
     execute.add_argument("place", metavar="NODE|POD|router")
@@ -93,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     ):
         command(name, handler, text).add_argument("node", metavar="NODE")
     down = command("down", _down, "remove a lab, whatever its state")
+    down.add_argument("--backend", default=_DEFAULT.backend, help="a list: the labs that `up` built for it")
     down.add_argument("--all", action="store_true", help="every lab on this machine")
     return parser
 
@@ -101,7 +103,12 @@ def _add_spec(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--nodes", type=int, default=_DEFAULT.nodes, metavar="N", help="(default %(default)s)")
     add("--pods", type=int, default=_DEFAULT.pods, metavar="M", help="pods on each node (default %(default)s)")
-    add("--backend", default=_DEFAULT.backend, help="vxlan, host-gw, alloc (default %(default)s)")
+    add(
+        "--backend",
+        default=_DEFAULT.backend,
+        help="vxlan, udp, host-gw, alloc; of a list such as vxlan,udp each gets a lab: NAME-vxlan, NAME-udp "
+        "(default %(default)s)",
+    )
     add("--backend-option", action="append", default=[], metavar="KEY=VALUE", help="for example VNI=7; repeatable")
     add("--direct-routing", action="store_true", help="the backend option DirectRouting=true")
     add(
@@ -138,27 +145,47 @@ def _spec(args: argparse.Namespace) -> LabSpec:
     )
 
 
+def _each(args: argparse.Namespace) -> tuple[argparse.Namespace, ...]:
+    """The arguments for each lab: one, or one for each backend of a list."""
+    backends = args.backend.split(",")
+    if len(backends) == 1:
+        return (args,)
+    if not all(backends) or len(set(backends)) != len(backends):
+        raise UsageError(f"--backend {args.backend}: a list of different backends is wanted", hint="such as vxlan,udp")
+    labs = tuple(
+        argparse.Namespace(**vars(args) | {"name": f"{args.name}-{backend}", "backend": backend})
+        for backend in backends
+    )
+    for lab in labs:
+        check_name(lab.name)
+    return labs
+
+
 def _up(args: argparse.Namespace) -> int:
     from flanneld_py.lab import build, demo
     from flanneld_py.lab.terminal import Screen
 
-    spec = _spec(args)
+    specs = [_spec(one) for one in _each(args)]
     build.require_root(_again(args))
     screen = Screen()
-    with _interrupts(screen):
-        lab = build.up(spec, screen)
-    demo.show_status(lab, screen)
-    name = _name_flag(spec.name)
-    last = f"node{spec.nodes}"
-    screen.show(
-        [
-            "",
-            f"flanneld lab ping{name}                     every pod to every pod",
-            f"flanneld lab exec{name} node1 -- ip route   any command in a node or pod",
-            f"flanneld lab capture{name} {last:<16} packets, decoded",
-            f"flanneld lab down{name}                     remove it all",
-        ]
-    )
+    with _interrupts(screen), ExitStack() as undo:
+        labs = []
+        for spec in specs:
+            labs.append(build.up(spec, screen))
+            undo.callback(build.down, spec.name, screen)
+        undo.pop_all()
+    for lab in labs:
+        demo.show_status(lab, screen)
+    name, last = _name_flag(specs[0].name), f"node{args.nodes}"
+    whole = name if len(specs) == 1 else f"{_name_flag(args.name)} --backend {args.backend}"
+    then = {
+        f"flanneld lab ping{whole}": "every pod to every pod",
+        f"flanneld lab exec{name} node1 -- ip route": "any command in a node or pod",
+        f"flanneld lab capture{name} {last}": "packets, decoded",
+        f"flanneld lab down{whole}": "remove it all",
+    }
+    width = max(map(len, then))
+    screen.show(["", *(f"{words:<{width}}   {what}" for words, what in then.items())])
     return 0
 
 
@@ -166,11 +193,14 @@ def _demo(args: argparse.Namespace) -> int:
     from flanneld_py.lab import build, demo
     from flanneld_py.lab.terminal import Screen
 
-    spec = _spec(args)
+    specs = [_spec(one) for one in _each(args)]
     build.require_root(_again(args))
     screen = Screen()
+    good = True
     with _interrupts(screen):
-        return 0 if demo.demo(spec, screen) else 1
+        for spec in specs:
+            good &= demo.demo(spec, screen)
+    return 0 if good else 1
 
 
 def _status(args: argparse.Namespace) -> int:
@@ -194,14 +224,17 @@ def _ping(args: argparse.Namespace) -> int:
     from flanneld_py.lab.traffic import endpoints, ping_matrix
 
     build.require_root(_again(args))
-    lab, screen = build.find(args.name), Screen()
+    labs, screen = [build.find(one.name) for one in _each(args)], Screen()
     good = True
-    for version in lab.topology.spec.stack.versions:
-        places = endpoints(lab.topology, lab.record.pods, version)
-        screen.step(f"pinging, IPv{version}")
-        matrix = ping_matrix(places, count=args.count)
-        demo.show_matrix(places, matrix, screen)
-        good &= view.complete(matrix)
+    for lab in labs:
+        if len(labs) > 1:
+            screen.show(["", f"lab {lab.record.spec.name}, backend {lab.record.spec.backend}"])
+        for version in lab.topology.spec.stack.versions:
+            places = endpoints(lab.topology, lab.record.pods, version)
+            screen.step(f"pinging, IPv{version}")
+            matrix = ping_matrix(places, count=args.count)
+            demo.show_matrix(places, matrix, screen)
+            good &= view.complete(matrix)
     return 0 if good else 1
 
 
@@ -299,7 +332,7 @@ def _down(args: argparse.Namespace) -> int:
 
     build.require_root(_again(args))
     screen = Screen()
-    names = lab_names() if args.all else [args.name]
+    names = lab_names() if args.all else [one.name for one in _each(args)]
     with _interrupts(screen, ignore=True):
         removed = [name for name in names if build.down(name, screen)]
     print(f"removed: {', '.join(removed)}" if removed else "there was nothing to remove")

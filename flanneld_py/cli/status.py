@@ -67,6 +67,8 @@ def _text(report: dict[str, Any], running: bool, directory: Path) -> list[str]:
     if report["error"]:
         lines.append("  trouble    " + "; ".join(filter(None, (report["error"], report["hint"]))))
     lines += _facts(report)
+    if report.get("worker"):
+        lines += _worker(report["worker"])
     if "peer_list" in report:
         lines += _kernel(report)
         lines += _peers(report["peer_list"])
@@ -90,6 +92,28 @@ def _facts(report: dict[str, Any]) -> list[str]:
     lines += [f"  warning    {warning}" for warning in report["warnings"]]
     if report["config_pending"]:
         lines.append(f"  config     {report['config_pending']}")
+    return lines
+
+
+def _worker(worker: dict[str, Any]) -> list[str]:
+    """Of the process that carries the udp backend's packets. Trains are what makes it fast."""
+    slow = f" ({worker['why']})" if worker["why"] else ""
+    filtered = ", strangers dropped by the kernel" if worker["filtered"] else ""
+    lines = [
+        f"  worker     pid {worker['pid']}, {worker['pump']} pump{slow}, "
+        f"offload {'+'.join(worker['offload']) or 'none'}{filtered}"
+    ]
+    for name in ("outbound", "inbound"):
+        flow = worker[name]
+        drops = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in sorted(flow["drops"].items()))
+        lines.append(
+            f"             {name:<8} {flow['packets']} packets, {flow['bytes']} bytes, "
+            f"{flow['trains']} trains of {flow['mean_train']} on average, dropped: {drops or 'none'}"
+        )
+    lines.append(
+        f"             kernel   dropped {worker['socket_drops']} at the socket"
+        f"{' (strangers, or for want of room)' if worker['filtered'] else ''}, {worker['queue_drops']} at the device"
+    )
     return lines
 
 

@@ -27,11 +27,13 @@ from flanneld_py.daemon.leasewatch import follow_leases
 from flanneld_py.daemon.options import Options, describe
 from flanneld_py.daemon.overlay import Overlay
 from flanneld_py.daemon.setup import Setup, follow_config, prepare
+from flanneld_py.daemon.workerwatch import follow_worker
 from flanneld_py.dataplane.supervisor import WorkerSupervisor
 from flanneld_py.errors import FlannelError
 from flanneld_py.host.files import write_atomic
 from flanneld_py.host.identity import read_identity
 from flanneld_py.host.sysctl import SysctlApplier
+from flanneld_py.model.entry import Link
 from flanneld_py.model.lease import NodeIdentity
 from flanneld_py.netlink.applier import NetlinkApplier
 from flanneld_py.netlink.socket import NetlinkSocket
@@ -46,10 +48,6 @@ log = logging.getLogger(__name__)
 
 CLOSING_S = 1.0
 """How long the store may take to say goodbye; SIGTERM must end us within two seconds."""
-
-
-LINGER_S = 60.0
-"""How long packets are carried after a stop; then device and port are free for another implementation."""
 
 
 async def serve(options: Options, environ: Mapping[str, str]) -> None:
@@ -134,7 +132,7 @@ async def _overlay(options: Options, setup: Setup, store: EtcdStore, sock: Netli
     async with contextlib.AsyncExitStack() as stack:
         kernel = await stack.enter_async_context(NetlinkApplier())
         worker = WorkerSupervisor(options.subnet_file.parent)
-        stack.push_async_callback(_part_from, worker)
+        stack.push_async_exit(partial(_part_from, worker, options.udp_linger))
         reconciler = Reconciler(
             Dispatcher([kernel, SysctlApplier(), worker]),
             overlay.desired,
@@ -143,7 +141,8 @@ async def _overlay(options: Options, setup: Setup, store: EtcdStore, sock: Netli
         )
         worker.on_gone = reconciler.look_again
         networks = setup.config.networks
-        watched = (*links, setup.facts.external.name)
+        plan = setup.backend.local_plan(keeper.lease, setup.facts)
+        watched = (*(entry.name for entry in plan if isinstance(entry, Link)), setup.facts.external.name)
         # Open before the kernel is read for the first time, so that no change falls between the two.
         monitor = await stack.enter_async_context(
             open_monitor(watched, networks, needs_reach=setup.backend.needs_reach)
@@ -170,11 +169,15 @@ async def _overlay(options: Options, setup: Setup, store: EtcdStore, sock: Netli
             group.create_task(reconcile())
             group.create_task(follow_kernel(monitor, reconciler, networks))
             group.create_task(follow_config(store, setup.config, board))
+            if setup.backend.name == "udp":
+                group.create_task(follow_worker(worker.stats, board.worker, reconciler.look_again))
 
 
-async def _part_from(worker: WorkerSupervisor) -> None:
-    """The data path stays when the daemon goes; the worker, for as long as another daemon may need to come."""
-    await worker.linger(LINGER_S)
+async def _part_from(worker: WorkerSupervisor, linger_s: float, kind: type[BaseException] | None, *_: object) -> None:
+    """The data path stays when the daemon goes. After an order to stop, the worker does for as long as the next daemon
+    may need to come; a daemon that failed comes again, however long it takes to mend it."""
+    if kind is not None and issubclass(kind, asyncio.CancelledError):
+        await worker.linger(linger_s)
     worker.close()
 
 

@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,10 @@ class Board:
     def update(self, **changes: Any) -> None:
         """Replace fields of the status."""
         self._set(replace(self.status, **changes))
+
+    def worker(self, stats: Mapping[str, Any] | None) -> None:
+        """What the udp backend's worker counts."""
+        self.update(worker=stats)
 
     def at(self, stage: Stage) -> None:
         if stage is not self.status.stage:

@@ -37,6 +37,7 @@ FLAGS: Final = (
     Flag("public-ipv6", "", "IPv6 address at which the other nodes reach this one", "IP"),
     Flag("subnet-lease-renew-margin", 60, "minutes before its end at which the lease is renewed, 1 to 1439", "MINUTES"),
     Flag("reacquire", False, "take a new subnet if the lease is lost, instead of ending"),
+    Flag("udp-linger", 60, "with the udp backend: how long packets are carried after a stop", "SECONDS"),
     Flag("ip-masq", False, "masquerade traffic that leaves the network"),
     Flag("ip-masq-fully-random-disable", False, "masquerade without --random-fully"),
     Flag("kube-subnet-mgr", False, "keep leases in the Kubernetes API instead of etcd"),
@@ -107,6 +108,8 @@ class Options:
     subnet_lease_renew_margin: int
     """Minutes."""
     reacquire: bool
+    udp_linger: int
+    """Seconds. Then port and device are free for another implementation."""
     ip_masq: bool
     v: int
     log_format: str
@@ -234,6 +237,7 @@ def _options(given: _Settings, *, help_: bool = False, version: bool = False) ->
         public_ipv6=_public(given, "public-ipv6", IPv6Address),
         subnet_lease_renew_margin=given.integer("subnet-lease-renew-margin", 1, 1439),
         reacquire=given.boolean("reacquire"),
+        udp_linger=given.integer("udp-linger", 0, 86400),
         ip_masq=given.boolean("ip-masq"),
         v=given.integer("v", 0, 10),
         log_format=_log_format(given),

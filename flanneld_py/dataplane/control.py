@@ -3,16 +3,22 @@
 The daemon asks, the worker answers every question once, in order. `word` names the question:
 
     hello                        -> build, pid; the worker is ready to be asked
-    adopt  + tun, socket, load   -> ok, offload: begin to carry packets; `base`: counters to go on from
-    load   + load                -> ok: another table, or another set of offloads
-    state                        -> build, worker: whether packets are carried; + load as it was given, if they are
+    adopt   base + tun, socket, load, and the baton of a release, if there is one
+                                 -> ok: begins to carry packets; `base`: offloads, and counters to go on from
+    load    + load               -> ok: another table
+    state   keep                 -> build, worker: whether packets are carried; + load as it was given, if they are;
+                                    `keep`: the asker is its daemon from now on, so a linger is over
     stats                        -> counters of both directions, what is active, what the kernel dropped
-    release                      -> base; + tun, socket: carries no packets any more, all that was read is sent
-    resume                       -> ok: goes on after a release that nobody followed up
-    linger  seconds              -> ok: leave after that time unless somebody connects again
+    release                      -> base; + tun, socket, baton: carries no packets now, all that was read is sent
+    linger  seconds              -> ok: leave after that time, unless a daemon takes it over
     leave   remove               -> ok: end now; `remove`: the TUN device goes too
 
-What follows `+` are descriptors (SCM_RIGHTS). A load is a memory file (memfd_create(2)), so its size has no limit.
+What follows `+` are descriptors (SCM_RIGHTS). A load is a memory file (memfd_create(2)), so its size has no limit. A
+question has a number, and its answer repeats it: the answer that an asker did not wait for is not taken for the next.
+
+The baton is the writing end of a pipe. Whoever adopts writes a byte, and the worker that released leaves; if all ends
+are closed without one (the new worker failed, the daemon was killed), it goes on to carry. So there is always one that
+carries, and never two.
 """
 
 import json
@@ -27,7 +33,7 @@ from flanneld_py.model.entry import UdpPeer, UdpWorker
 
 VERSION = 1
 MAX_BYTES = 16384
-MAX_FDS = 3
+MAX_FDS = 4
 
 _LOAD = Struct("=4I")
 _MAGIC = 0x4C554446

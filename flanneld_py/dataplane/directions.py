@@ -50,21 +50,21 @@ class Outbound:
         self._loop.call_soon_threadsafe(self._listen)
 
     async def stop(self) -> None:
-        """Read no more; returns when all that was read is sent."""
-        done = asyncio.get_running_loop().create_future()
+        """Read no more; returns when all that was read is sent, as far as it can be."""
         home = asyncio.get_running_loop()
+        done: asyncio.Future[None] = home.create_future()
 
         def finish() -> None:
             self._loop.remove_reader(self._tun)
-            if self._flush():
+            self._loop.remove_writer(self._sock)
+            try:
+                sent = self._flush()
+            except OSError:
+                sent = True
+            if sent:
                 home.call_soon_threadsafe(_resolve, done)
             else:
-                self._loop.add_writer(self._sock, finish_when_writable)
-
-        def finish_when_writable() -> None:
-            if self._flush():
-                self._loop.remove_writer(self._sock)
-                home.call_soon_threadsafe(_resolve, done)
+                self._loop.add_writer(self._sock, finish)
 
         self._loop.call_soon_threadsafe(finish)
         await done
@@ -89,7 +89,13 @@ class Outbound:
             self._loop.add_writer(self._sock, self._writable)
 
     def _writable(self) -> None:
-        if self._flush():
+        try:
+            sent = self._flush()
+        except OSError as error:
+            self._loop.remove_writer(self._sock)
+            self._gone(error)
+            return
+        if sent:
             self._loop.remove_writer(self._sock)
             self._listen()
 

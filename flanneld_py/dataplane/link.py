@@ -7,6 +7,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from struct import Struct
 from typing import Any
 
 from flanneld_py.dataplane import control
@@ -15,6 +16,8 @@ from flanneld_py.errors import FlannelError
 ANSWER_S = 10.0
 """A worker answers in milliseconds; one that was just started has to load its code first."""
 LEAVE_S = 2.0
+
+_CREDENTIALS = Struct("=iII")  # include/linux/socket.h struct ucred
 
 
 class WorkerError(FlannelError):
@@ -25,10 +28,15 @@ class WorkerGone(WorkerError):
     """There is no worker, or it has ended."""
 
 
+class WorkerStuck(WorkerError):
+    """It does not answer; `end` ends it all the same."""
+
+
 class WorkerLink:
     """One connection to a worker, and a hold on its process. Questions are asked one at a time.
 
-    `on_end` is called when the process ends, however that comes about, unless the link was closed before.
+    `on_end` is called when the process ends, however that comes about, unless the link was closed before. `build`: what
+    the worker runs.
     """
 
     def __init__(self, sock: socket.socket, on_end: Callable[["WorkerLink"], None]) -> None:
@@ -37,11 +45,15 @@ class WorkerLink:
         self._lock = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
         self._pidfd: int | None = None
+        self._pid = 0
         self._ended = asyncio.Event()
+        self._number = 0
+        self._closed = self._stuck = False
+        self.build = ""
 
     @classmethod
     async def connect(cls, path: Path, on_end: Callable[["WorkerLink"], None]) -> "WorkerLink":
-        """WorkerGone: nobody listens at `path`."""
+        """WorkerGone: nobody listens at `path`, or only a process that did not answer, and was ended for it."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         link = cls(sock, on_end)
         try:
@@ -49,19 +61,31 @@ class WorkerLink:
                 sock.connect(str(path))
             except OSError as error:
                 raise WorkerGone(f"no worker answers at {path}: {error.strerror}") from error
-            hello = await link.ask("hello")
+            with contextlib.suppress(ProcessLookupError):
+                link._hold(_peer_pid(sock))
             try:
-                link._hold(os.pidfd_open(int(hello["pid"])))
-            except ProcessLookupError:
-                raise WorkerGone("the worker has ended") from None
+                hello = await link.ask("hello")
+            except WorkerStuck as error:
+                await link.end(remove=False)
+                raise WorkerGone(f"a worker was ended: {error}") from error
+            link._hold(int(hello["pid"]))
+            link.build = str(hello["build"])
+        except ProcessLookupError:
+            link.close()
+            raise WorkerGone("the worker has ended") from None
         except BaseException:
             link.close()
             raise
         return link
 
-    def _hold(self, pidfd: int) -> None:
-        self._pidfd = pidfd
-        self._loop.add_reader(pidfd, self._end)
+    def _hold(self, pid: int) -> None:
+        """Watch the process. A listener is of the pid that made it, until the worker that it was made for runs."""
+        if pid in (self._pid, os.getpid()):
+            return
+        self._drop_process()
+        self._pidfd = os.pidfd_open(pid)
+        self._pid = pid
+        self._loop.add_reader(self._pidfd, self._end)
 
     def _end(self) -> None:
         self._ended.set()
@@ -77,16 +101,22 @@ class WorkerLink:
     def close(self) -> None:
         """Leave the worker to itself."""
         self._drop_process()
-        self._sock.close()
+        self._closed = True
+        if not self._lock.locked():
+            self._sock.close()
+            return
+        with contextlib.suppress(OSError):  # whoever waits for an answer wakes up, and closes
+            self._sock.shutdown(socket.SHUT_RDWR)
 
     async def end(self, *, remove: bool) -> None:
         """Ensure that the process has ended; `remove`: its TUN device goes with it. Calls no `on_end`."""
         self._on_end = _ignore
-        with contextlib.suppress(WorkerError):
-            await self.ask("leave", remove=remove)
+        if not self._stuck:
+            with contextlib.suppress(WorkerError):
+                await self.ask("leave", remove=remove)
         if self._pidfd is not None:
             try:
-                async with asyncio.timeout(LEAVE_S):
+                async with asyncio.timeout(0 if self._stuck else LEAVE_S):
                     await self._ended.wait()
             except TimeoutError:
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
@@ -96,44 +126,75 @@ class WorkerLink:
     async def ask(self, word: str, fds: Sequence[int] = (), **fields: Any) -> dict[str, Any]:
         """The fields of the answer; descriptors in it are closed."""
         answer, given = await self.ask_for_fds(word, fds, **fields)
-        for fd in given:
-            os.close(fd)
+        _close_all(given)
         return answer
 
     async def ask_for_fds(self, word: str, fds: Sequence[int] = (), **fields: Any) -> tuple[dict[str, Any], list[int]]:
-        """The answer, and the descriptors in it, which the caller closes. WorkerError, WorkerGone."""
+        """The answer, and the descriptors in it, which the caller closes. WorkerError, WorkerStuck, WorkerGone."""
         async with self._lock:
+            self._number += 1
             try:
-                socket.send_fds(self._sock, [control.encode_message(word, **fields)], list(fds))
+                if self._closed:
+                    raise WorkerGone("the link to the worker is closed")
+                if self._stuck:
+                    raise WorkerStuck("the worker has not answered before")
+                socket.send_fds(self._sock, [control.encode_message(word, number=self._number, **fields)], list(fds))
                 async with asyncio.timeout(ANSWER_S):
-                    await _readable(self._sock)
-                data, given, _, _ = socket.recv_fds(self._sock, control.MAX_BYTES, control.MAX_FDS)
+                    answer, given = await self._answer()
             except TimeoutError:
-                raise WorkerError(f"the worker does not answer {word!r} within {ANSWER_S:.0f} s") from None
+                self._stuck = True
+                raise WorkerStuck(f"the worker does not answer {word!r} within {ANSWER_S:.0f} s") from None
             except OSError as error:
                 raise WorkerGone(f"the worker has ended: {error.strerror}") from error
-        if not data:
-            raise WorkerGone("the worker has ended")
-        _, answer = control.decode_message(data)
+            finally:
+                if self._closed:
+                    self._sock.close()
         if "error" in answer:
-            for fd in given:
-                os.close(fd)
+            _close_all(given)
             raise WorkerError(f"the worker refuses {word!r}: {answer['error']}")
         return answer, given
+
+    async def _answer(self) -> tuple[dict[str, Any], list[int]]:
+        """The answer to the last question; those to questions whose asker has given up are thrown away."""
+        while True:
+            await _readable(self._sock)
+            data, given, _, _ = socket.recv_fds(self._sock, control.MAX_BYTES, control.MAX_FDS)
+            if not data:
+                raise WorkerGone("the worker has ended")
+            try:
+                _, answer = control.decode_message(data)
+            except ValueError as error:
+                _close_all(given)
+                raise WorkerError(f"the worker's answer cannot be read: {error}") from None
+            if answer.pop("number", None) == self._number:
+                return answer, given
+            _close_all(given)
 
 
 def _ignore(link: WorkerLink) -> None:
     """Nobody is to be told."""
 
 
+def _peer_pid(sock: socket.socket) -> int:
+    """The process that last called listen(2) on the other side (unix(7) SO_PEERCRED)."""
+    pid, _, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return int(pid)
+
+
+def _close_all(fds: Sequence[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
 async def _readable(sock: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     ready: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(sock.fileno(), lambda: None if ready.done() else ready.set_result(None))
+    fd = sock.fileno()
+    loop.add_reader(fd, lambda: None if ready.done() else ready.set_result(None))
     try:
         await ready
     finally:
-        loop.remove_reader(sock.fileno())
+        loop.remove_reader(fd)
 
 
 @contextlib.contextmanager
@@ -141,5 +202,4 @@ def closing_all(fds: Sequence[int]) -> Iterator[None]:
     try:
         yield
     finally:
-        for fd in fds:
-            os.close(fd)
+        _close_all(fds)

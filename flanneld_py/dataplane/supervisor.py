@@ -19,7 +19,7 @@ from typing import Any
 
 from flanneld_py.dataplane import control
 from flanneld_py.dataplane.build import BUILD
-from flanneld_py.dataplane.link import WorkerError, WorkerGone, WorkerLink, closing_all
+from flanneld_py.dataplane.link import WorkerError, WorkerGone, WorkerLink, WorkerStuck, closing_all
 from flanneld_py.dataplane.memfile import read_memfile, write_memfile
 from flanneld_py.dataplane.offload import Offload
 from flanneld_py.dataplane.tun import open_tun
@@ -30,18 +30,28 @@ from flanneld_py.model.entry import Desired, Entry, Failure, Key, Op, UdpPeer, U
 log = logging.getLogger(__name__)
 
 SOCKET = "udp-worker.sock"
+PARTING_S = 1.0
 STEADY_S = 5.0
 """A worker that ends sooner is not started again at once."""
+_ENVIRONMENT = ("PATH", "LANG", "LC_", "TZ", "LD_", "MALLOC_", "PYTHON")
+"""Beginnings of the names of variables that a worker gets. The daemon's own may be secret."""
 
 
 class WorkerSupervisor:
-    """`directory`: where the worker's socket is. `on_gone` is called when a worker has ended by itself."""
+    """`directory`: where the worker's socket is. `on_gone` is called when a worker has ended by itself.
+
+    `keep`: this is the worker's daemon, not a command that only asks or ends it.
+    """
 
     handles: frozenset[type[Entry]] = frozenset({UdpWorker, UdpPeer})
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, keep: bool = True) -> None:
         self.on_gone: Callable[[], None] = lambda: None
         self._path = directory / SOCKET
+        self._fresh = self._path.with_suffix(".new")
+        self._keep = keep
+        # Of our own, or of a worker that we started: the files may have been replaced since this process began.
+        self._builds = {BUILD}
         self._link: WorkerLink | None = None
         self._started = 0.0
         self._children: list[subprocess.Popen[bytes]] = []
@@ -52,7 +62,7 @@ class WorkerSupervisor:
         """What the running worker holds; nothing if none runs. A worker of another build is known as such."""
         self._worker, self._peers = None, {}
         try:
-            answer, fds = await (await self._connected()).ask_for_fds("state")
+            answer, fds = await (await self._connected()).ask_for_fds("state", keep=self._keep)
             with closing_all(fds):
                 if not fds:
                     return {}
@@ -61,11 +71,15 @@ class WorkerSupervisor:
         except WorkerGone:
             self._forget()
             return {}
+        except WorkerStuck as error:
+            log.error("the udp worker is ended: %s", error)
+            await self._end()
+            return {}
         except ValueError as error:
             log.warning("the running worker is of another version and is replaced: %s", error)
             await self._end()
             return {}
-        self._worker = worker if answer["build"] == BUILD else replace(worker, build=answer["build"])
+        self._worker = worker if answer["build"] in self._builds else replace(worker, build=answer["build"])
         self._peers = {peer.key: peer for peer in peers}
         return {self._worker.key: self._worker, **self._peers}
 
@@ -120,34 +134,48 @@ class WorkerSupervisor:
             with udp.sock:
                 offload = tun.offload & udp.offload
                 base = {"offload": [name for name in ("tso", "uso", "gso", "gro") if getattr(offload, name)]}
-                link = await self._spawn()
-                await self._adopt(link, tun.fd, udp.sock.fileno(), load, base)
+                await self._adopt([tun.fd, udp.sock.fileno()], load, base)
         finally:
             tun.close()
         log.info("%s: offload %s, %d bytes of buffer", worker, offload, udp.receive_buffer)
 
     async def _hand_over(self, load: control.Load) -> None:
-        """A new worker on the descriptors of the running one: what is queued on them waits, and is not lost."""
+        """A new worker on the descriptors of the running one: what is queued on them waits, and is not lost.
+
+        If anything fails before the new one carries, the old one goes on.
+        """
         old = await self._connected()
-        link = await self._spawn()
+        self._link = None  # that it ends is now as it should be
         try:
-            answer, fds = await old.ask_for_fds("release")
+            link = await self._spawn()
             try:
-                with closing_all(fds):
-                    await self._adopt(link, fds[0], fds[1], load, answer["base"])
+                answer, fds = await old.ask_for_fds("release")
             except BaseException:
-                await old.ask("resume")
+                await link.end(remove=False)
                 raise
+            with closing_all(fds):
+                await self._adopt(fds, load, answer["base"], link)
         except BaseException:
-            await link.end(remove=False)
+            old.close()
             raise
         await old.end(remove=False)
-        log.info("the worker was replaced by one of build %s", BUILD)
+        self._reap()
+        log.info("the worker of build %s was replaced by one of build %s", old.build, link.build)
 
-    async def _adopt(self, link: WorkerLink, tun: int, sock: int, load: control.Load, base: dict[str, Any]) -> None:
+    async def _adopt(
+        self, fds: Sequence[int], load: control.Load, base: dict[str, Any], link: WorkerLink | None = None
+    ) -> None:
+        """A new worker (`link`, if it runs already) carries. `fds`: TUN, socket, and the baton of a release if any."""
+        link = link or await self._spawn()
         memory = write_memfile("load", load.encode())
-        with closing_all([memory]):
-            answer = await link.ask("adopt", [tun, sock, memory], base=base)
+        try:
+            with closing_all([memory]):
+                answer = await link.ask("adopt", [*fds[:2], memory, *fds[2:]], base=base)
+        except BaseException:
+            await link.end(remove=False)
+            self._reap()
+            raise
+        self._fresh.rename(self._path)
         if answer["why"]:
             log.warning(
                 "packets are carried by the %s pump, many times slower than the native one: %s",
@@ -157,25 +185,29 @@ class WorkerSupervisor:
         self._link, self._started = link, time.monotonic()
 
     async def _spawn(self) -> WorkerLink:
-        """A worker process that is ready, under our socket's name; the one before keeps running, without a name."""
+        """A worker process that is ready. Until it carries it has a name of its own, and leaves when nobody asks it."""
         self._start_process()
-        return await WorkerLink.connect(self._path, self._ended)
+        link = await WorkerLink.connect(self._fresh, self._ended)
+        self._builds.add(link.build)
+        return link
 
     def _start_process(self) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as listener:
-            fresh = self._path.with_suffix(".new")
-            fresh.unlink(missing_ok=True)
+            self._fresh.unlink(missing_ok=True)
             mask = os.umask(0o177)
             try:
-                listener.bind(str(fresh))
+                listener.bind(str(self._fresh))
             finally:
                 os.umask(mask)
             listener.listen()
             command = [sys.executable, "-m", "flanneld_py.dataplane.worker", str(listener.fileno())]
             child = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, pass_fds=(listener.fileno(),), start_new_session=True
+                command,
+                stdin=subprocess.DEVNULL,
+                env={name: value for name, value in os.environ.items() if name.startswith(_ENVIRONMENT)},
+                pass_fds=(listener.fileno(),),
+                start_new_session=True,
             )
-            fresh.rename(self._path)
         self._children.append(child)
 
     async def _end(self) -> None:
@@ -185,12 +217,18 @@ class WorkerSupervisor:
             self._link = None
             await link.end(remove=False)
         self._forget()
-        self._path.unlink(missing_ok=True)
+        for path in (self._path, self._fresh):
+            path.unlink(missing_ok=True)
 
     async def _connected(self) -> WorkerLink:
         """WorkerGone: no worker listens."""
         if self._link is None:
-            self._link = await WorkerLink.connect(self._path, self._ended)
+            try:
+                self._link = await WorkerLink.connect(self._path, self._ended)
+            except WorkerGone:
+                # One that a daemon started and told to carry, and was killed before it could give it the name.
+                self._link = await WorkerLink.connect(self._fresh, self._ended)
+                self._fresh.rename(self._path)
         return self._link
 
     def _ended(self, link: WorkerLink) -> None:
@@ -218,15 +256,19 @@ class WorkerSupervisor:
             return None
         try:
             return await self._link.ask("stats")
+        except WorkerStuck as error:
+            log.error("no statistics: %s", error)
+            self.on_gone()
+            return None
         except WorkerError as error:
             log.warning("no statistics: %s", error)
             return None
 
     async def linger(self, seconds: float) -> None:
         """Tell the worker, if there is one, to go on for a while without us, and then to free device and port."""
-        if self._link is not None and self._worker is not None:
-            with contextlib.suppress(WorkerError):
-                await self._link.ask("linger", seconds=seconds)
+        with contextlib.suppress(WorkerError, TimeoutError):
+            async with asyncio.timeout(PARTING_S):
+                await (await self._connected()).ask("linger", seconds=seconds)
 
     def close(self) -> None:
         """Leave the worker to itself."""

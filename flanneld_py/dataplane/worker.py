@@ -7,122 +7,28 @@ all up. It outlives the daemon: a daemon that ends, or crashes, is a connection 
 one connects and finds out what is loaded. `control.py` says what the two say to each other.
 """
 
-import array
 import asyncio
-import errno
-import fcntl
+import contextlib
 import os
 import signal
 import socket
-import struct
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import uvloop
 
-from flanneld_py.dataplane import control, pump
+from flanneld_py.dataplane import control
 from flanneld_py.dataplane.build import BUILD
-from flanneld_py.dataplane.directions import Inbound, Outbound
+from flanneld_py.dataplane.carrier import Carrier
 from flanneld_py.dataplane.memfile import read_memfile, write_memfile
-from flanneld_py.dataplane.offload import Offload
 from flanneld_py.dataplane.privileges import drop_all, set_name
-from flanneld_py.dataplane.wire import Drop
+from flanneld_py.errors import FlannelError
 
-_TUNSETPERSIST = 0x400454CB
-_SO_ATTACH_FILTER, _SO_DETACH_FILTER, _SO_MEMINFO = 26, 27, 55
-_MEMINFO = struct.Struct("=9I")
-_MEMINFO_DROPS = 8  # include/uapi/linux/sock_diag.h SK_MEMINFO_DROPS
+UNCLAIMED_S = 30.0
+"""A worker that nobody has told to carry packets by then was started by a daemon that is no more."""
 
 Answer = tuple[dict[str, Any], Sequence[int]]
-
-
-class Carrier:
-    """Descriptors, pumps and what they were loaded with, from `adopt` on."""
-
-    def __init__(
-        self, tun: int, sock: socket.socket, load: control.Load, base: dict[str, Any], gone: Callable[[OSError], None]
-    ) -> None:
-        self.tun, self.sock, self.load = tun, sock, load
-        self._base = base
-        worker, _ = control.decode_state(load.state)
-        self.implementation = pump.choose(worker.pump)
-        offload = Offload(**{name: name in base["offload"] for name in ("tso", "uso", "gso", "gro")})
-        table = self.implementation.table(load.image)
-        self.encap = self.implementation.encap(table, gso=offload.gso)
-        self.decap = self.implementation.decap(table, tcp=offload.tso, udp=offload.uso)
-        self._gro = offload.gro
-        self._filter(load.filter)
-        self.inbound = Inbound(self.decap, tun, sock.fileno(), gone)
-        self.outbound = Outbound(self.encap, tun, sock.fileno(), gone, uvloop.new_event_loop)
-
-    def start(self) -> None:
-        self.inbound.start()
-        self.outbound.start()
-
-    async def stop(self) -> None:
-        self.inbound.stop()
-        await self.outbound.stop()
-
-    def reload(self, load: control.Load) -> None:
-        table = self.implementation.table(load.image)
-        self._filter(load.filter)
-        self.encap.table = table
-        self.decap.table = table
-        self.load = load
-
-    def _filter(self, program: bytes) -> None:
-        """Let the kernel drop what no peer sends; a kernel that takes no such program leaves it to the pump."""
-        if not program:
-            try:
-                self.sock.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
-            except OSError as error:
-                if error.errno != errno.ENOENT:
-                    raise
-            return
-        code = array.array("B", program)
-        address, size = code.buffer_info()
-        self.sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", size // 8, address))
-
-    @property
-    def offload(self) -> list[str]:
-        """What is in use now; a refusal of the kernel withdraws some of it while packets flow."""
-        used = {"tso": self.decap.tcp, "uso": self.decap.udp, "gso": self.encap.gso, "gro": self._gro}
-        return [name for name, on in used.items() if on]
-
-    def counters(self) -> dict[str, Any]:
-        """Both directions, on top of what a worker before us has counted."""
-        both: dict[str, Any] = {}
-        for name, found in (("outbound", self.encap.counters()), ("inbound", self.decap.counters())):
-            both[name] = _added(_named(found), self._base.get(name, {}))
-        return both
-
-    def stats(self) -> dict[str, Any]:
-        memory = _MEMINFO.unpack(self.sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size))
-        return self.counters() | {
-            "pump": self.implementation.name,
-            "why": self.implementation.why,
-            "offload": self.offload,
-            "socket_drops": memory[_MEMINFO_DROPS],
-        }
-
-    def remove_device(self) -> None:
-        fcntl.ioctl(self.tun, _TUNSETPERSIST, 0)
-
-
-def _named(counters: dict[str, int | tuple[int, ...]]) -> dict[str, Any]:
-    """`drops` by reason, without the reasons that did not occur."""
-    drops = counters["drops"]
-    counted = drops if isinstance(drops, tuple) else ()
-    by_reason = {Drop(index).name.lower(): number for index, number in enumerate(counted) if number}
-    return {name: number for name, number in counters.items() if name != "drops"} | {"drops": by_reason}
-
-
-def _added(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    found = dict(other)
-    for name, value in one.items():
-        found[name] = _added(value, other.get(name, {})) if isinstance(value, dict) else value + other.get(name, 0)
-    return found
 
 
 class Worker:
@@ -133,6 +39,7 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._carrier: Carrier | None = None
         self._linger: asyncio.TimerHandle | None = None
+        self._baton: int | None = None
         self._connections: set[asyncio.Task[None]] = set()
         self._questions: dict[str, Callable[[dict[str, Any], list[int]], Awaitable[Answer]]] = {
             "hello": self._hello,
@@ -141,7 +48,6 @@ class Worker:
             "state": self._state,
             "stats": self._stats,
             "release": self._release,
-            "resume": self._resume,
             "linger": self._stay_for,
             "leave": self._take_leave,
         }
@@ -149,19 +55,26 @@ class Worker:
 
     def start(self) -> None:
         self._loop.add_reader(self._listener.fileno(), self._accept)
+        self._loop.call_later(UNCLAIMED_S, self._leave_if_unclaimed)
+
+    def _leave_if_unclaimed(self) -> None:
+        if self._carrier is None:
+            self._leave(False)
 
     def _accept(self) -> None:
         try:
             connection, _ = self._listener.accept()
         except BlockingIOError:
             return
-        if self._linger is not None:
-            self._linger.cancel()
-            self._linger = None
         connection.setblocking(False)
         task = self._loop.create_task(self._serve(connection))
         self._connections.add(task)
-        task.add_done_callback(self._connections.discard)
+        task.add_done_callback(self._parted)
+
+    def _parted(self, task: asyncio.Task[None]) -> None:
+        self._connections.discard(task)
+        if not self._connections:
+            self._leave_if_unclaimed()
 
     async def _serve(self, connection: socket.socket) -> None:
         with connection:
@@ -184,13 +97,17 @@ class Worker:
 
     async def _answer(self, data: bytes, fds: list[int]) -> Answer:
         """The answer to one message, and descriptors that go with it and are closed afterwards."""
+        number = None
         try:
             word, fields = control.decode_message(data)
-            found = await self._questions[word](fields, fds)
+            number = fields.get("number")
+            found, given = await self._questions[word](fields, fds)
+        except FlannelError as error:
+            return {"number": number, "error": error.message}, ()
         except (ValueError, KeyError, TypeError, OSError) as error:
-            return {"error": f"{type(error).__name__}: {error}"}, ()
+            return {"number": number, "error": f"{type(error).__name__}: {error}"}, ()
         else:
-            return found
+            return {"number": number} | found, given
         finally:
             for fd in fds:
                 os.close(fd)
@@ -199,13 +116,21 @@ class Worker:
         return {"build": BUILD, "pid": os.getpid()}, ()
 
     async def _adopt(self, fields: dict[str, Any], fds: list[int]) -> Answer:
-        tun, sock, memory = fds
+        tun, sock, memory, *baton = fds
         if self._carrier is not None:
             raise ValueError("this worker carries packets already")
         load = control.Load.decode(read_memfile(memory))
-        kept = socket.socket(fileno=os.dup(sock))
-        self._carrier = Carrier(os.dup(tun), kept, load, fields["base"], self._gone)
+        with contextlib.ExitStack() as undo:
+            kept = undo.enter_context(socket.socket(fileno=os.dup(sock)))
+            kept_tun = os.dup(tun)
+            undo.callback(os.close, kept_tun)
+            carrier = Carrier(kept_tun, kept, load, fields["base"], self._gone)
+            undo.pop_all()
+        self._carrier = carrier
         self._carrier.start()
+        for fd in baton:
+            with contextlib.suppress(BrokenPipeError):
+                os.write(fd, b"1")
         return {"ok": True, "pump": self._carrier.implementation.name, "why": self._carrier.implementation.why}, ()
 
     async def _load(self, fields: dict[str, Any], fds: list[int]) -> Answer:
@@ -214,6 +139,8 @@ class Worker:
         return {"ok": True}, ()
 
     async def _state(self, fields: dict[str, Any], fds: list[int]) -> Answer:
+        if fields["keep"]:
+            self._stay()
         answer = {"build": BUILD, "pid": os.getpid(), "worker": self._carrier is not None}
         if self._carrier is None:
             return answer, ()
@@ -224,16 +151,39 @@ class Worker:
 
     async def _release(self, fields: dict[str, Any], fds: list[int]) -> Answer:
         carrier = self._need()
-        await carrier.stop()
-        base = carrier.counters() | {"offload": carrier.offload}
-        return {"base": base}, (os.dup(carrier.tun), os.dup(carrier.sock.fileno()))
+        if self._baton is not None:
+            raise ValueError("this worker is handing over already")
+        self._baton, given = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._loop.add_reader(self._baton, self._handed_over)
+        try:
+            await carrier.stop()
+            base = carrier.counters() | {"offload": carrier.offload}
+            return {"base": base}, (os.dup(carrier.tun), os.dup(carrier.sock.fileno()), given)
+        except BaseException:
+            os.close(given)
+            raise
 
-    async def _resume(self, fields: dict[str, Any], fds: list[int]) -> Answer:
-        self._need().start()
-        return {"ok": True}, ()
+    def _handed_over(self) -> None:
+        """Somebody carries in our place, or nobody is left who could."""
+        baton, self._baton = self._baton, None
+        if baton is None:
+            return
+        self._loop.remove_reader(baton)
+        taken = os.read(baton, 1)
+        os.close(baton)
+        if taken:
+            self._leave(False)
+        else:
+            self._need().start()
+
+    def _stay(self) -> None:
+        if self._linger is not None:
+            self._linger.cancel()
+            self._linger = None
 
     async def _stay_for(self, fields: dict[str, Any], fds: list[int]) -> Answer:
         seconds = float(fields["seconds"])
+        self._stay()
         self._linger = self._loop.call_later(seconds, self._leave, True)
         return {"ok": True}, ()
 
@@ -281,6 +231,7 @@ def main(argv: Sequence[str]) -> None:
     """Carry packets until ordered to leave."""
     listener = socket.socket(fileno=int(argv[0]))
     listener.setblocking(False)
+    listener.listen()  # again, and as this process: a daemon learns from the socket who is behind it
     set_name("flanneld-udp")
     drop_all()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -1,5 +1,8 @@
 """A lab from beginning to end, with what one would want to see of it; every line is read from what runs."""
 
+from dataclasses import replace
+
+from flanneld_py.errors import LabError
 from flanneld_py.lab import report, tables, view
 from flanneld_py.lab.build import Lab, temporary
 from flanneld_py.lab.path import trace
@@ -26,6 +29,8 @@ def demo(spec: LabSpec, screen: Screen) -> bool:
             show_matrix(places, matrix, screen)
             if good:
                 _show_throughput(places, screen)
+        if good and spec.backend.lower() == "udp":
+            _show_beside_vxlan(spec, screen)
     screen.title("Done; the lab is removed: no namespace, process or file of it is left.")
     return good
 
@@ -82,6 +87,18 @@ def _show_throughput(places: tuple[Endpoint, ...], screen: Screen) -> None:
     for protocol in ("tcp", "udp"):
         screen.step(f"{protocol} stream")
         screen.show([view.stream_line(run_stream(source, target, protocol=protocol, seconds=_STREAM_S))])
+
+
+def _show_beside_vxlan(spec: LabSpec, screen: Screen) -> None:
+    """The same streams through the kernel's own tunnel, in a lab beside this one, so that the machine is the same."""
+    beside = replace(spec, name=f"{spec.name[:18]}-v", pods=1, backend="vxlan", backend_options=(), go_nodes=())
+    try:
+        with temporary(beside, screen) as lab:
+            places = endpoints(lab.topology, lab.record.pods, 4)
+            screen.note("for comparison, the same through the kernel's VXLAN device:")
+            _show_throughput(places, screen)
+    except LabError as error:
+        screen.note(f"no kernel VXLAN to compare with: {error.message}")
 
 
 def _far_apart(lab: Lab, places: tuple[Endpoint, ...]) -> tuple[tuple[Pod, Endpoint], tuple[Pod, Endpoint]] | None:

@@ -24,7 +24,8 @@ class Status:
     """The part that is always current in `status.json`. Times are Unix seconds; `error` and `hint` of the last trouble.
 
     `subnets`, `networks`, `public`: texts, IPv4 first. `entries`: how many we want; `difference`: how many of them are
-    not so after the last pass; `repaired`: how many the last look at the kernel found otherwise.
+    not so after the last pass; `repaired`: how many the last look at the kernel found otherwise. `worker`: what the
+    process counts that carries the udp backend's packets, as of a few seconds ago.
     """
 
     stage: Stage
@@ -53,6 +54,7 @@ class Status:
     failures: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     config_pending: str | None = None
+    worker: Mapping[str, Any] | None = None
 
     def at(self, stage: Stage, now: float) -> "Status":
         """At `stage` since `now`, if it was not there already; trouble of the stage before is over."""
@@ -76,7 +78,7 @@ class PeerLine:
 @dataclass(frozen=True, slots=True)
 class Report:
     """The whole answer of a living daemon. `ops`: the difference between what it wants and what is there now;
-    `worker`: what the process counts that carries the udp backend's packets."""
+    `worker`: as in Status, but of this moment."""
 
     status: Status
     peers: tuple[PeerLine, ...] = ()

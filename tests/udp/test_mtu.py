@@ -1,0 +1,75 @@
+"""The underlay becomes narrower, here or behind a router: senders are told, and nothing stops."""
+
+import errno
+import socket
+from contextlib import closing
+
+from flanneld_py.lab.namespaces import inside
+from flanneld_py.lab.topology import Underlay
+from flanneld_py.lab.traffic import Endpoint
+from tests.daemon.field import ip
+from tests.interop.cluster import IP_MTU_DISCOVER, PMTUDISC_DO, echo, eventually
+from tests.udp.conftest import UdpFieldOf
+from tests.udp.overlay import UdpField
+from tests.udp.streams import CheckedStream
+
+MEGABYTE = 1 << 20
+IP_MTU = 14
+"""include/uapi/linux/in.h; not in Python's socket module."""
+
+
+def told_mtu(source: Endpoint, target: Endpoint, size: int) -> int:
+    """What the kernel of `source` holds for the MTU of the way after an unfragmented packet of that size was tried."""
+
+    def opened() -> socket.socket:
+        return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+
+    with closing(inside(source.namespace, opened)) as sock:
+        sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, PMTUDISC_DO)
+        sock.connect((str(target.address), 9))
+        try:
+            sock.send(bytes(size - 28))
+        except OSError as error:
+            if error.errno not in (errno.EMSGSIZE, errno.ECONNREFUSED):
+                raise
+        return sock.getsockopt(socket.IPPROTO_IP, IP_MTU)
+
+
+def test_the_mtu_of_the_underlay_is_followed(field: UdpField) -> None:
+    places = field.endpoints()
+    one, two = places["pod1-1"], places["pod2-1"]
+    with CheckedStream(one, two) as stream:
+        stream.wait_for(20 * MEGABYTE)
+        for mtu in (1400, 1500):
+            field.hand(1, f"link set eth0 mtu {mtu}")
+            field.hand(2, f"link set eth0 mtu {mtu}")
+            for number in (1, 2):
+                eventually("subnet.env follows", lambda n=number, m=mtu: field.mtu(n) == m - 28)  # type: ignore[misc]
+                field.wait_well(number)
+            stream.wait_for(20 * MEGABYTE)
+            for pod in (one, two):
+                ip(pod.namespace, "route flush cache")  # a way that was narrow counts as such for ten minutes
+            assert echo(one, two, mtu - 28, fragments=False)
+        stream.finish()
+    worker = field.worker(1)
+    assert "gso" in worker["offload"], "trains were given up for an MTU that is no more"
+
+
+def test_a_narrow_way_behind_a_router_is_learned_and_told(field_of: UdpFieldOf) -> None:
+    field = field_of(nodes=3, underlay=Underlay.ROUTED)
+    for number in (1, 2, 3):
+        field.wait_well(number)
+    places = field.endpoints()
+    one, two, three = (places[f"pod{number}-1"] for number in (1, 2, 3))
+    with CheckedStream(one, three) as stream:
+        stream.wait_for(20 * MEGABYTE)
+        ip(field.lab.topology.router, "link set link2 mtu 1400")
+        stream.wait_for(20 * MEGABYTE)
+        eventually("senders hear of the narrow way", lambda: told_mtu(one, three, 1472) == 1372)
+        stream.wait_for(20 * MEGABYTE)
+        stream.finish()
+    assert "gso" in field.worker(1)["offload"]
+    assert echo(one, three, 1372, fragments=False)
+    assert echo(one, three, 1472, fragments=True)
+    assert told_mtu(one, two, 1472) == 1472, "the way to another peer is as wide as before"
+    assert echo(one, two, 1472, fragments=False)
