@@ -3,6 +3,7 @@
 import sys
 
 from bench.table import BENCHES
+from flanneld_py.cli.main import INTERRUPTED
 from flanneld_py.errors import FlannelError, UsageError
 
 
@@ -23,6 +24,8 @@ def main() -> int:
     except FlannelError as error:
         print(f"bench: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
 
 
 if __name__ == "__main__":
