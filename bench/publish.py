@@ -150,7 +150,10 @@ def _ratio_cell(results: Results, path: str, base: str, metric: str, weak: str) 
     if not results.ratios(path, base, metric):
         return "-"
     ratio = results.ratio(path, base, metric)
-    return weak if ratio is None else number(ratio)
+    if ratio is not None:
+        return number(ratio)
+    least = results.at_least(path, base, metric)
+    return weak if least is None or weak == _WEAK_CELL else f"{weak}: at least {number(least)}"
 
 
 def _detail_rows(results: Results, metric: str) -> list[Row]:

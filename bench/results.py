@@ -86,13 +86,28 @@ class Results:
     def too_weak(self, path: str, base: str, metric: str) -> bool:
         """Whether the generator may have been the limit: in the median round, the faster of the two paths came nearer
         than MARGIN to what the generator brings over a bare veth in that round."""
+        return path != base and not self._has_margin(metric, (path, base))
+
+    def at_least(self, path: str, base: str, metric: str) -> float | None:
+        """Of a ratio whose load was too weak for the faster path alone, what it is at least; else None.
+
+        The base then is what it is, and the path would be faster with a stronger load, if it changed at all.
+        """
+        found = self.ratios(path, base, metric)
+        if not found or median(found) <= 1 or not self.too_weak(path, base, metric):
+            return None
+        return median(found) if self._has_margin(metric, (base,)) else None
+
+    def _has_margin(self, metric: str, paths: Sequence[str]) -> bool:
+        """Whether the generator, in the median round, brings MARGIN times the fastest of the paths."""
         gate = METRICS[metric].gate
-        if gate is None or path == base:
-            return False
-        bare, one, other = self.samples(BARE, gate), self.samples(path, metric), self.samples(base, metric)
-        fastest = {number: max(one[number], other[number]) for number in one.keys() & other.keys() & bare.keys()}
+        if gate is None:
+            return True
+        bare, samples = self.samples(BARE, gate), [self.samples(path, metric) for path in paths]
+        common = bare.keys() & set.intersection(*(set(one) for one in samples))
+        fastest = {number: max(one[number] for one in samples) for number in common}
         headroom = [bare[number] / speed for number, speed in fastest.items() if speed]
-        return not headroom or median(headroom) < MARGIN
+        return bool(headroom) and median(headroom) >= MARGIN
 
     @property
     def measured(self) -> tuple[PathReport, ...]:

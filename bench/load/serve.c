@@ -47,14 +47,10 @@ static int open_for(int control)
 static void swallow(int control)
 {
 	char *buffer = malloc(STREAM_BUFFER);
-	const int full = STREAM_BUFFER;
 
 	if (buffer == NULL)
 		die("malloc");
 	patience(control, PATIENCE_S * 1000, PATIENCE_S * 1000);
-	/* To be woken for every packet would cost more than to read it, and make the reader the limit. */
-	if (setsockopt(control, SOL_SOCKET, SO_RCVLOWAT, &full, sizeof(full)) < 0)
-		die("setsockopt");
 	while (recv(control, buffer, STREAM_BUFFER, 0) > 0)
 		;
 	free(buffer);

@@ -11,7 +11,7 @@ from tests.unit.bench.runs import a_run
 
 RUN = a_run(
     {
-        "direct": {"tcp1": [20, 30], "tcp1_free": [60, 60], "udp64": [300, 300]},
+        "direct": {"tcp1": [20, 30], "tcp4_free": [60, 60], "udp64": [300, 300]},
         "vxlan": {"tcp1": [10, 20], "udp64": [280, 280]},
         "udp": {"tcp1": [8, 14], "udp64": [200, 200]},
     }

@@ -14,7 +14,7 @@ from tests.unit.bench.runs import a_run
 
 RUN = a_run(
     {
-        "direct": {"tcp1": [10, 20, 30], "tcp1_free": [40, 80, 120], "udp64": [300, 300, 300]},
+        "direct": {"tcp1": [10, 20, 30], "tcp4_free": [40, 80, 120], "udp64": [300, 300, 300]},
         "vxlan": {"tcp1": [10, 20, 30], "udp64": [100, 210, 300], "rtt_p50": [10, 20, 40]},
         "udp": {"tcp1": [8, 14, 27], "udp64": [150, 180, 290], "rtt_p50": [20, 30, 40]},
     }
@@ -54,6 +54,22 @@ def test_weak_load_is_of_the_faster_path() -> None:
     assert run.too_weak("udp", "vxlan", "udp64")
     assert run.too_weak("vxlan", "udp", "udp64")
     assert run.ratio("x", "udp", "udp64") == 2
+
+
+def test_weak_load_for_the_faster_path_alone_still_bounds_the_ratio() -> None:
+    run = a_run({"direct": {"udp64": [300, 330]}, "vxlan": {"udp64": [100, 110]}, "udp": {"udp64": [250, 260]}})
+    assert run.ratio("udp", "vxlan", "udp64") is None
+    assert run.at_least("udp", "vxlan", "udp64") == pytest.approx((250 / 100 + 260 / 110) / 2)
+    # The slower one's ratio to a path that the load limited is at most so much, not at least.
+    assert run.at_least("vxlan", "udp", "udp64") is None
+    assert Goal("udp64", "vxlan", 1.2, 1.5).verdict(run) == "kept: at least 2.43, load too weak for more"
+    assert Goal("udp64", "vxlan", 2.5).verdict(run) == "load too weak"
+
+
+def test_weak_load_for_both_bounds_nothing() -> None:
+    run = a_run({"direct": {"udp64": [300]}, "vxlan": {"udp64": [250]}, "udp": {"udp64": [290]}})
+    assert run.at_least("udp", "vxlan", "udp64") is None
+    assert RUN.at_least("udp", "vxlan", "tcp1") is None
 
 
 def test_without_a_bare_veth_nobody_knows_what_the_load_brings() -> None:
