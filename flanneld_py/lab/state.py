@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,8 @@ from flanneld_py.lab.topology import AddrOnLink, LabSpec, spec_from_json, spec_t
 STATE_DIR = Path("/run/flanneld-lab")
 ETCD = "etcd"
 _RECORD = "lab.json"
+_PARTING_S = 2.0
+_POLL_S = 0.05
 
 
 class Stage(Enum):
@@ -113,6 +116,8 @@ class LabDirectory:
             os.close(fd)
 
     def _lock(self, create: bool) -> int | None:
+        """A short wait for the holder, which may be a command that was killed and is on its way out."""
+        deadline = time.monotonic() + _PARTING_S
         while True:
             try:
                 if create:
@@ -128,6 +133,9 @@ class LabDirectory:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 os.close(fd)
+                if time.monotonic() < deadline:
+                    time.sleep(_POLL_S)
+                    continue
                 raise LabError(
                     f"another command is at work on lab {self.name!r}",
                     hint="wait until it is done, or give this one another --name",
