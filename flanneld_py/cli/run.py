@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from flanneld_py.daemon.options import parse_options, usage
-from flanneld_py.errors import FlannelError, UsageError
+from flanneld_py.errors import UsageError
 from flanneld_py.observe.log import configure
 from flanneld_py.version import VERSION
 
@@ -28,19 +28,7 @@ def run(argv: Sequence[str]) -> int:
 
     from flanneld_py.daemon.app import serve
 
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(serve(options, os.environ))
-    except BaseExceptionGroup as group:
-        raise _the_error(group) from None
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(options, os.environ))
     sys.stderr.flush()
     return 0
-
-
-def _the_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The one that an operator can use; a failure of one task cancels the others, so there is one."""
-    ours, rest = group.split(FlannelError)
-    found: BaseException = ours or rest or group
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    return found

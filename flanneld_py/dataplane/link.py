@@ -11,6 +11,7 @@ from struct import Struct
 from typing import Any
 
 from flanneld_py.dataplane import control
+from flanneld_py.dataplane.readiness import readable
 from flanneld_py.errors import FlannelError
 
 ANSWER_S = 10.0
@@ -157,7 +158,7 @@ class WorkerLink:
     async def _answer(self) -> tuple[dict[str, Any], list[int]]:
         """The answer to the last question; those to questions whose asker has given up are thrown away."""
         while True:
-            await _readable(self._sock)
+            await readable(self._sock)
             data, given, _, _ = socket.recv_fds(self._sock, control.MAX_BYTES, control.MAX_FDS)
             if not data:
                 raise WorkerGone("the worker has ended")
@@ -184,17 +185,6 @@ def _peer_pid(sock: socket.socket) -> int:
 def _close_all(fds: Sequence[int]) -> None:
     for fd in fds:
         os.close(fd)
-
-
-async def _readable(sock: socket.socket) -> None:
-    loop = asyncio.get_running_loop()
-    ready: asyncio.Future[None] = loop.create_future()
-    fd = sock.fileno()
-    loop.add_reader(fd, lambda: None if ready.done() else ready.set_result(None))
-    try:
-        await ready
-    finally:
-        loop.remove_reader(fd)
 
 
 @contextlib.contextmanager

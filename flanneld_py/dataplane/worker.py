@@ -23,6 +23,7 @@ from flanneld_py.dataplane.build import BUILD
 from flanneld_py.dataplane.carrier import Carrier
 from flanneld_py.dataplane.memfile import read_memfile, write_memfile
 from flanneld_py.dataplane.privileges import drop_all, set_name
+from flanneld_py.dataplane.readiness import readable
 from flanneld_py.errors import FlannelError
 
 UNCLAIMED_S = 30.0
@@ -79,7 +80,7 @@ class Worker:
     async def _serve(self, connection: socket.socket) -> None:
         with connection:
             while True:
-                await _readable(connection)
+                await readable(connection)
                 try:
                     data, fds, _, _ = socket.recv_fds(connection, control.MAX_BYTES, control.MAX_FDS)
                 except OSError:
@@ -205,16 +206,6 @@ class Worker:
     def _gone(self, error: OSError) -> None:
         """The device is no more; whoever deleted it, the daemon starts a worker for the next one. Any thread."""
         self._loop.call_soon_threadsafe(self._leave, False)
-
-
-async def _readable(sock: socket.socket) -> None:
-    loop = asyncio.get_running_loop()
-    ready: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(sock.fileno(), lambda: None if ready.done() else ready.set_result(None))
-    try:
-        await ready
-    finally:
-        loop.remove_reader(sock.fileno())
 
 
 async def _main(listener: socket.socket) -> None:
