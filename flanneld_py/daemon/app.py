@@ -16,9 +16,10 @@ import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flanneld_py.daemon import rundir
-from flanneld_py.daemon.access import etcd_access
+from flanneld_py.daemon.access import etcd_store
 from flanneld_py.daemon.board import Board
 from flanneld_py.daemon.control import listening
 from flanneld_py.daemon.kernelwatch import follow_kernel, open_monitor
@@ -42,8 +43,10 @@ from flanneld_py.netlink.underlay import KernelUnderlay
 from flanneld_py.observe.status import Report, Stage, Status
 from flanneld_py.reconcile.applier import Dispatcher
 from flanneld_py.reconcile.loop import Reconciler
-from flanneld_py.store.etcd import EtcdStore
 from flanneld_py.version import VERSION
+
+if TYPE_CHECKING:
+    from flanneld_py.store.etcd import EtcdStore
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +107,7 @@ def _cancel_on_signal() -> asyncio.Event:
 
 async def _run(options: Options, identity: NodeIdentity, board: Board) -> None:
     board.at(Stage.STORE)
-    store = EtcdStore(etcd_access(options), board.condition)
+    store = etcd_store(options, board.condition)
     board.update(store=store.describe())
     try:
         with NetlinkSocket() as sock:
@@ -116,7 +119,7 @@ async def _run(options: Options, identity: NodeIdentity, board: Board) -> None:
                 await store.close()
 
 
-async def _overlay(options: Options, setup: Setup, store: EtcdStore, sock: NetlinkSocket, board: Board) -> None:
+async def _overlay(options: Options, setup: Setup, store: "EtcdStore", sock: NetlinkSocket, board: Board) -> None:
     """Take a lease and hold the overlay up, until cancelled or beyond mending."""
     keeper = LeaseKeeper(
         store,

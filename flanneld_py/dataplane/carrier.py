@@ -9,12 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import uvloop
-
 from flanneld_py.dataplane import control, pump
 from flanneld_py.dataplane.directions import Inbound, Outbound
 from flanneld_py.dataplane.offload import Offload
 from flanneld_py.dataplane.wire import Drop
+from flanneld_py.eventloop import new_event_loop
 
 _TUNSETPERSIST = 0x400454CB
 _SO_ATTACH_FILTER, _SO_DETACH_FILTER, _SO_MEMINFO = 26, 27, 55
@@ -43,7 +42,7 @@ class Carrier:
         self._offload = offload
         self._filter(load.filter)
         self.inbound = Inbound(self.decap, tun, sock.fileno(), gone)
-        self.outbound = Outbound(self.encap, tun, sock.fileno(), gone, uvloop.new_event_loop)
+        self.outbound = Outbound(self.encap, tun, sock.fileno(), gone, new_event_loop)
 
     def start(self) -> None:
         self.inbound.start()
