@@ -60,7 +60,7 @@ PRUNED: Final = (
     *("usr/bin/[!p]*", "usr/bin/pldd", "usr/sbin/update-*", "usr/sbin/iconvconfig", "usr/sbin/iptables-apply"),
     *("usr/sbin/ip6tables-apply", "usr/sbin/ld*", "usr/sbin/nfnl_osf", "etc/*", "var/*", "root/*"),
     *(f"{_STDLIB}/{name}/*" for name in ("curses", "dbm", "ensurepip", "idlelib", "lib2to3", "pydoc_data", "sqlite3")),
-    *(f"{_STDLIB}/{name}/*" for name in ("test", "tkinter", "turtledemo", "unittest", "venv", "_pyrepl", "config-*")),
+    *(f"{_STDLIB}/{name}/*" for name in ("test", "tkinter", "turtledemo", "venv", "_pyrepl", "config-*")),
     *(f"{_STDLIB}/lib-dynload/{name}.*" for name in ("_bz2", "_curses*", "_dbm", "_gdbm", "_lzma", "_sqlite3")),
     *(f"{_STDLIB}/lib-dynload/{name}.*" for name in ("_test*", "_xxtestfuzz", "_tkinter", "_uuid", "readline", "xx*")),
 )
