@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import random
+import shlex
 import signal
 import time
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING
 from flanneld_py.daemon import rundir
 from flanneld_py.daemon.access import etcd_store
 from flanneld_py.daemon.board import Board
+from flanneld_py.daemon.cniinstall import install_when_ready
 from flanneld_py.daemon.control import listening
 from flanneld_py.daemon.kernelwatch import follow_kernel, open_monitor
 from flanneld_py.daemon.leasekeeper import LeaseKeeper
@@ -176,8 +178,14 @@ async def _overlay(options: Options, setup: Setup, store: "EtcdStore", sock: Net
             group.create_task(reconcile())
             group.create_task(follow_kernel(monitor, reconciler, networks))
             group.create_task(follow_config(store, setup.config, board))
+            group.create_task(_install_cni(options, board))
             if setup.backend.name == "udp":
                 group.create_task(follow_worker(worker.stats, board.worker, reconciler.look_again))
+
+
+async def _install_cni(options: Options, board: Board) -> None:
+    if options.install_cni:
+        await install_when_ready(board, shlex.split(options.install_cni_args))
 
 
 async def _part_from(worker: WorkerSupervisor, linger_s: float, kind: type[BaseException] | None, *_: object) -> None:
