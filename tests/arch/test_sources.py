@@ -34,6 +34,7 @@ TEST_KINDS = {
     "fuzz",
     "interop",
     "kernels",
+    "kubernetes",
     "lab",
     "netns",
     "property",
