@@ -29,8 +29,8 @@ class Process:
     started: int
 
 
-def start(argv: list[str], *, namespace: str, log: Path, env: Mapping[str, str] | None = None) -> Process:
-    """A process in the namespace, in a session of its own, with its output appended to `log`."""
+def start(argv: list[str], *, namespace: str | None, log: Path, env: Mapping[str, str] | None = None) -> Process:
+    """A process in the namespace (None: the caller's), in a session of its own, with its output appended to `log`."""
     log.parent.mkdir(parents=True, exist_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     actions = [
@@ -53,7 +53,7 @@ def start(argv: list[str], *, namespace: str, log: Path, env: Mapping[str, str] 
         )
 
     try:
-        pid = inside(namespace, spawn)
+        pid = spawn() if namespace is None else inside(namespace, spawn)
     except OSError as err:
         raise LabError(f"cannot start {argv[0]}: {err.strerror}") from None
     found = find(pid)
