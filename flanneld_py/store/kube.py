@@ -20,7 +20,7 @@ from flanneld_py.store.base import LeaseRequest, PublicWishes, Report
 from flanneld_py.store.conditions import Conditions
 from flanneld_py.store.kube_codec import Names
 from flanneld_py.store.kube_config import ConfigFile
-from flanneld_py.store.kube_own import NODES, NodeRef, OwnNode
+from flanneld_py.store.kube_own import NODES, PATIENCE_S, NodeRef, OwnNode
 from flanneld_py.store.kube_view import NodeReader, NodeTable, Seen
 
 _log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ _ALONE_S = (50.0, 70.0)
 
 
 class KubeStore:
-    """LeaseStore and OwnedNode. `rng` spreads retries, `clock` gives Unix seconds."""
+    """LeaseStore and OwnedNode. `rng` spreads retries, `clock` gives Unix seconds, `patience_s` see kube_own."""
 
     def __init__(
         self,
@@ -43,13 +43,16 @@ class KubeStore:
         config_path: Path,
         rng: Random | None = None,
         clock: Callable[[], float] = time.time,
+        patience_s: float = PATIENCE_S,
     ) -> None:
         self._rng = rng or SystemRandom()
         self._conditions = Conditions(report, "the Kubernetes API answers")
         self._client = KubeClient(access, self._conditions.trouble, self._rng)
         self._file = ConfigFile(config_path, self._conditions)
         self._names = names
-        self._own = OwnNode(self._client, node, names, self._conditions, rng=self._rng, clock=clock)
+        self._own = OwnNode(
+            self._client, node, names, self._conditions, rng=self._rng, clock=clock, patience_s=patience_s
+        )
         self._reader = NodeReader(names, self._own.lease_in)
         self._backend = ""
 

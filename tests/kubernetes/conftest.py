@@ -8,8 +8,10 @@ import pytest
 
 from flanneld_py.errors import LabError
 from flanneld_py.lab.kubernetes import API_SERVER, CONTROLLERS, ETCD, find_program
+from tests.etcd.conftest import Reports
 from tests.kubernetes.cluster import Cluster
 from tests.kubernetes.proxy import FaultProxy
+from tests.kubernetes.stores import Stores
 
 NUMBERS = count(1)
 
@@ -67,3 +69,17 @@ async def proxy(cluster: Cluster) -> AsyncIterator[FaultProxy]:
     """In front of the session's API server: it lets everything pass until it is told otherwise."""
     async with FaultProxy(cluster.site.address, cluster.site.api_port, cluster.ca, cluster.authority) as started:
         yield started
+
+
+@pytest.fixture
+async def stores(cluster: Cluster, tmp_path: Path) -> AsyncIterator[Stores]:
+    """Makes the stores of the cluster's nodes."""
+    made = Stores(cluster, tmp_path)
+    yield made
+    for store in made.made:
+        await store.close()
+
+
+@pytest.fixture
+def reports() -> Reports:
+    return Reports()
