@@ -170,7 +170,7 @@ async def _overlay(options: Options, setup: Setup, store: EtcdStore, sock: Netli
             group.create_task(follow_kernel(monitor, reconciler, networks))
             group.create_task(follow_config(store, setup.config, board))
             if setup.backend.name == "udp":
-                group.create_task(follow_worker(worker.stats, board.worker, reconciler.look_again))
+                group.create_task(follow_worker(worker.stats, overlay.worker, reconciler.look_again))
 
 
 async def _part_from(worker: WorkerSupervisor, linger_s: float, kind: type[BaseException] | None, *_: object) -> None:
