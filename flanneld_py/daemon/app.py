@@ -28,12 +28,13 @@ from flanneld_py.daemon.options import Options, describe
 from flanneld_py.daemon.overlay import Overlay
 from flanneld_py.daemon.setup import Setup, follow_config, prepare
 from flanneld_py.daemon.workerwatch import follow_worker
+from flanneld_py.dataplane.narrowing import follow_narrow_ways
 from flanneld_py.dataplane.supervisor import WorkerSupervisor
 from flanneld_py.errors import FlannelError
 from flanneld_py.host.files import write_atomic
 from flanneld_py.host.identity import read_identity
 from flanneld_py.host.sysctl import SysctlApplier
-from flanneld_py.model.entry import Link
+from flanneld_py.model.entry import Link, UdpWorker
 from flanneld_py.model.lease import NodeIdentity
 from flanneld_py.netlink.applier import NetlinkApplier
 from flanneld_py.netlink.socket import NetlinkSocket
@@ -169,8 +170,9 @@ async def _overlay(options: Options, setup: Setup, store: EtcdStore, sock: Netli
             group.create_task(reconcile())
             group.create_task(follow_kernel(monitor, reconciler, networks))
             group.create_task(follow_config(store, setup.config, board))
-            if setup.backend.name == "udp":
-                group.create_task(follow_worker(worker.stats, board.worker, reconciler.look_again))
+            for port in (entry.port for entry in plan if isinstance(entry, UdpWorker)):
+                group.create_task(follow_worker(worker.stats, overlay.worker, reconciler.look_again))
+                group.create_task(follow_narrow_ways(port, reconciler.look_again))
 
 
 async def _part_from(worker: WorkerSupervisor, linger_s: float, kind: type[BaseException] | None, *_: object) -> None:

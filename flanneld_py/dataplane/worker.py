@@ -20,7 +20,7 @@ import uvloop
 
 from flanneld_py.dataplane import control
 from flanneld_py.dataplane.build import BUILD
-from flanneld_py.dataplane.carrier import Carrier
+from flanneld_py.dataplane.carrier import Carrier, Sockets
 from flanneld_py.dataplane.memfile import read_memfile, write_memfile
 from flanneld_py.dataplane.privileges import drop_all, set_name
 from flanneld_py.dataplane.readiness import readable
@@ -117,12 +117,12 @@ class Worker:
         return {"build": BUILD, "pid": os.getpid()}, ()
 
     async def _adopt(self, fields: dict[str, Any], fds: list[int]) -> Answer:
-        tun, sock, memory, *baton = fds
+        tun, sock, others, memory, *baton = fds
         if self._carrier is not None:
             raise ValueError("this worker carries packets already")
         load = control.Load.decode(read_memfile(memory))
         with contextlib.ExitStack() as undo:
-            kept = undo.enter_context(socket.socket(fileno=os.dup(sock)))
+            kept = Sockets(*(undo.enter_context(socket.socket(fileno=os.dup(fd))) for fd in (sock, others)))
             kept_tun = os.dup(tun)
             undo.callback(os.close, kept_tun)
             carrier = Carrier(kept_tun, kept, load, fields["base"], self._gone)
@@ -158,7 +158,8 @@ class Worker:
         self._loop.add_reader(self._baton, self._handed_over)
         try:
             await carrier.stop()
-            return {"base": await carrier.base()}, (os.dup(carrier.tun), os.dup(carrier.sock.fileno()), given)
+            kept = (carrier.tun, carrier.sock.fileno(), carrier.strangers.fileno())
+            return {"base": await carrier.base()}, (*map(os.dup, kept), given)
         except BaseException:
             os.close(given)
             raise
