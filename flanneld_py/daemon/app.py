@@ -36,6 +36,7 @@ from flanneld_py.host.sysctl import SysctlApplier
 from flanneld_py.model.entry import Link
 from flanneld_py.model.lease import NodeIdentity
 from flanneld_py.netlink.applier import NetlinkApplier
+from flanneld_py.netlink.ethtool import EthtoolApplier
 from flanneld_py.netlink.socket import NetlinkSocket
 from flanneld_py.netlink.underlay import KernelUnderlay
 from flanneld_py.observe.status import Report, Stage, Status
@@ -134,7 +135,7 @@ async def _overlay(options: Options, setup: Setup, store: EtcdStore, sock: Netli
         worker = WorkerSupervisor(options.subnet_file.parent)
         stack.push_async_exit(partial(_part_from, worker, options.udp_linger))
         reconciler = Reconciler(
-            Dispatcher([kernel, SysctlApplier(), worker]),
+            Dispatcher([kernel, SysctlApplier(), EthtoolApplier(), worker]),
             overlay.desired,
             on_pass=overlay.on_pass,
             jitter=random.random,
