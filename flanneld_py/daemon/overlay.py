@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
+from flanneld_py.daemon import checksumwatch
 from flanneld_py.daemon.board import Board
 from flanneld_py.daemon.planner import Planner, problems_of
 from flanneld_py.daemon.setup import Setup
@@ -89,6 +90,10 @@ class Overlay:
         if mtu != external.mtu:
             log.warning("MTU of %s changed from %d to %d: following", external.name, external.mtu, mtu)
         self._facts = followed
+
+    def warn_of_checksums(self, warning: str | None) -> None:
+        """None: there is no reason any more."""
+        self._warn(checksumwatch.MARK, warning)
 
     def _warn(self, mark: str, text: str | None) -> None:
         """Replace the warning that contains `mark`; said in the log when it is new."""
