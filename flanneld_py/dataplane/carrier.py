@@ -9,10 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import uvloop
-
 from flanneld_py.dataplane import control, pump
-from flanneld_py.dataplane.directions import Inbound, Outbound
+from flanneld_py.dataplane.directions import Direction, Outbound
 from flanneld_py.dataplane.offload import Offload
 from flanneld_py.dataplane.wire import Drop
 
@@ -42,25 +40,32 @@ class Carrier:
         self.decap = self.implementation.decap(table, tcp=offload.tso, udp=offload.uso)
         self._offload = offload
         self._filter(load.filter)
-        self.inbound = Inbound(self.decap, tun, sock.fileno(), gone)
-        self.outbound = Outbound(self.encap, tun, sock.fileno(), gone, uvloop.new_event_loop)
+        self.inbound = Direction("inbound", self.decap, tun, sock.fileno(), gone)
+        self.outbound = Outbound(self.encap, tun, sock.fileno(), gone)
 
     def start(self) -> None:
         self.inbound.start()
         self.outbound.start()
 
     async def stop(self) -> None:
-        self.inbound.stop()
+        await self.inbound.stop()
         await self.outbound.stop()
 
-    def reload(self, load: control.Load) -> None:
+    async def reload(self, load: control.Load) -> None:
         table = self.implementation.table(load.image)
         self._filter(load.filter)
-        self.encap.table = table
-        self.decap.table = table
-        # Trains longer than a way's MTU are refused with an error that may also mean the device (EINVAL before Linux
-        # 6.13): the new table may know the right MTU, so they are tried again.
-        self.encap.gso = self._offload.gso
+
+        def outbound() -> None:
+            self.encap.table = table
+            # Trains longer than a way's MTU are refused with an error that may also mean the device (EINVAL before
+            # Linux 6.13): the new table may know the right MTU, so they are tried again.
+            self.encap.gso = self._offload.gso
+
+        def inbound() -> None:
+            self.decap.table = table
+
+        await self.outbound.between(outbound)
+        await self.inbound.between(inbound)
         self.load = load
 
     def _filter(self, program: bytes) -> None:
@@ -86,32 +91,33 @@ class Carrier:
             if error.errno != errno.ENOENT:
                 raise
 
-    @property
-    def offload(self) -> list[str]:
-        """What is in use now; a refusal of the kernel withdraws some of it while packets flow."""
-        used = {"tso": self.decap.tcp, "uso": self.decap.udp, "gso": self.encap.gso, "gro": self._offload.gro}
-        return [name for name, on in used.items() if on]
+    async def base(self) -> dict[str, Any]:
+        """What a worker that carries on after us begins with.
 
-    def counters(self) -> dict[str, Any]:
-        """Both directions, on top of what a worker before us has counted."""
-        both: dict[str, Any] = {}
-        for name, found in (("outbound", self.encap.counters()), ("inbound", self.decap.counters())):
-            both[name] = _added(_named(found), self._base.get(name, {}))
-        return both
+        The counters of both directions, on top of what a worker before us has counted, and the offloads that are in
+        use now; a refusal of the kernel withdraws some of them while packets flow.
+        """
+        sent, gso = await self.outbound.between(lambda: (self.encap.counters(), self.encap.gso))
+        received, tcp, udp = await self.inbound.between(lambda: (self.decap.counters(), self.decap.tcp, self.decap.udp))
+        used = {"tso": tcp, "uso": udp, "gso": gso, "gro": self._offload.gro}
+        return {
+            "outbound": _added(_named(sent), self._base.get("outbound", {})),
+            "inbound": _added(_named(received), self._base.get("inbound", {})),
+            "offload": [name for name, on in used.items() if on],
+        }
 
-    def stats(self) -> dict[str, Any]:
+    async def stats(self) -> dict[str, Any]:
         """`socket_drops`: by the filter, or for want of room; `queue_drops`: packets that the device had no room for;
         `mean_train`: packets of an average train, of which a lone packet is none."""
-        counters = self.counters()
-        for direction in counters.values():
+        base = await self.base()
+        for direction in (base["outbound"], base["inbound"]):
             trains = direction["trains"]
             direction["mean_train"] = round(direction["train_packets"] / trains, 1) if trains else 0.0
         worker, _ = control.decode_state(self.load.state)
         memory = _MEMINFO.unpack(self.sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size))
-        return counters | {
+        return base | {
             "pump": self.implementation.name,
             "why": self.implementation.why,
-            "offload": self.offload,
             "filtered": self.filtered,
             "socket_drops": memory[_MEMINFO_DROPS],
             "queue_drops": _queue_drops(worker.dev),

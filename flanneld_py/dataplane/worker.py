@@ -1,4 +1,4 @@
-"""The process that carries the udp backend's packets: two loops, one a direction, and a socket for its orders.
+"""The process that carries the udp backend's packets: a thread for each direction, and a loop that hears orders.
 
     python -m flanneld_py.dataplane.worker LISTEN_FD
 
@@ -136,7 +136,7 @@ class Worker:
 
     async def _load(self, fields: dict[str, Any], fds: list[int]) -> Answer:
         (memory,) = fds
-        self._need().reload(control.Load.decode(read_memfile(memory)))
+        await self._need().reload(control.Load.decode(read_memfile(memory)))
         return {"ok": True}, ()
 
     async def _state(self, fields: dict[str, Any], fds: list[int]) -> Answer:
@@ -148,7 +148,7 @@ class Worker:
         return answer, (write_memfile("state", self._carrier.load.encode()),)
 
     async def _stats(self, fields: dict[str, Any], fds: list[int]) -> Answer:
-        return self._need().stats() | {"pid": os.getpid(), "build": BUILD}, ()
+        return await self._need().stats() | {"pid": os.getpid(), "build": BUILD}, ()
 
     async def _release(self, fields: dict[str, Any], fds: list[int]) -> Answer:
         carrier = self._need()
@@ -158,8 +158,7 @@ class Worker:
         self._loop.add_reader(self._baton, self._handed_over)
         try:
             await carrier.stop()
-            base = carrier.counters() | {"offload": carrier.offload}
-            return {"base": base}, (os.dup(carrier.tun), os.dup(carrier.sock.fileno()), given)
+            return {"base": await carrier.base()}, (os.dup(carrier.tun), os.dup(carrier.sock.fileno()), given)
         except BaseException:
             os.close(given)
             raise
