@@ -14,14 +14,8 @@ from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 from flanneld_py.errors import LabError, UsageError
-from flanneld_py.lab.topology import (
-    LabSpec,
-    Stack,
-    Underlay,
-    check_name,
-    parse_network,
-    parse_option,
-)
+from flanneld_py.lab.speccodec import parse_mapping, parse_network, parse_option
+from flanneld_py.lab.topology import Firewall, LabSpec, Stack, Underlay, Wiring, check_name
 
 if TYPE_CHECKING:
     from flanneld_py.lab.terminal import Screen
@@ -119,7 +113,20 @@ def _add_spec(parser: argparse.ArgumentParser) -> None:
     )
     add("--stack", choices=[one.value for one in Stack], default=_DEFAULT.stack.value, help="(default %(default)s)")
     add("--network", action="append", default=[], metavar="CIDR", help="one of each family (default 10.244.0.0/16)")
-    add("--docker", action="store_true", help="a dockerd on each node; pods are containers")
+    add(
+        "--firewall",
+        choices=[one.value for one in Firewall],
+        default=_DEFAULT.firewall.value,
+        help="where daemons write their rules; none: pods reach nothing outside (default %(default)s)",
+    )
+    add("--publish", action="append", default=[], metavar="POD:HOSTPORT:PORT", help="a pod's port at its node")
+    wiring = parser.add_mutually_exclusive_group()
+    for kind, text in (
+        (Wiring.DOCKER, "a dockerd on each node; pods are containers"),
+        (Wiring.PLAIN, "the lab connects pods itself, without CNI plugins"),
+    ):
+        wiring.add_argument(f"--{kind.value}", dest="wiring", action="store_const", const=kind, help=text)
+    parser.set_defaults(wiring=_DEFAULT.wiring)
     add("--flanneld-go", metavar="PATH", help="a Go flanneld, for the nodes given by --go-node")
     add("--go-node", action="append", type=int, default=[], metavar="N", help="node N runs Go flanneld; repeatable")
     add("--daemon-flag", action="append", default=[], metavar="FLAG", help="for our daemons, such as -v=1; repeatable")
@@ -138,7 +145,9 @@ def _spec(args: argparse.Namespace) -> LabSpec:
         backend=args.backend,
         backend_options=tuple(options.items()),
         networks=tuple(parse_network(text) for text in args.network),
-        docker=args.docker,
+        wiring=args.wiring,
+        firewall=Firewall(args.firewall),
+        published=tuple(parse_mapping(text) for text in args.publish),
         go_nodes=tuple(sorted(set(args.go_node))),
         go_binary=args.flanneld_go,
         daemon_flags=tuple(args.daemon_flag),

@@ -12,7 +12,7 @@ from flanneld_py.lab import process
 from flanneld_py.lab.process import Process
 from flanneld_py.lab.progress import Progress, ended
 from flanneld_py.lab.state import LabDirectory
-from flanneld_py.lab.topology import ETCD_PREFIX, Node, Topology
+from flanneld_py.lab.topology import ETCD_PREFIX, Firewall, Node, Topology
 from flanneld_py.model.subnetenv import SubnetEnv, parse_subnet_env
 
 READY_S = 60.0
@@ -29,6 +29,7 @@ def daemon_argv(topology: Topology, node: Node, directory: LabDirectory) -> list
         f"-etcd-prefix={ETCD_PREFIX}",
         "-iface=eth0",
         f"-subnet-file={directory.subnet_file(node.name)}",
+        "-iptables-forward-rules=false" if spec.firewall is Firewall.NONE else "-ip-masq",
     ]
     if node.number in spec.go_nodes and spec.go_binary is not None:
         return [spec.go_binary, *flags]
