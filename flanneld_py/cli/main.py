@@ -16,6 +16,7 @@ COMMANDS = {
     "cleanup": "flanneld_py.cli.cleanup",
     "config": "flanneld_py.cli.config",
     "lab": "flanneld_py.cli.lab",
+    "install-cni": "flanneld_py.cli.installcni",
     "bench": "flanneld_py.cli.bench",
 }
 """Each has `run(argv) -> int`, and is imported only when it is asked for."""

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import random
+import shlex
 import signal
 import time
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from flanneld_py.daemon import rundir
 from flanneld_py.daemon.access import etcd_access
 from flanneld_py.daemon.board import Board
 from flanneld_py.daemon.checksumwatch import follow_checksums
+from flanneld_py.daemon.cniinstall import install_when_ready
 from flanneld_py.daemon.control import listening
 from flanneld_py.daemon.kernelwatch import follow_kernel, open_monitor
 from flanneld_py.daemon.leasekeeper import LeaseKeeper
@@ -170,6 +172,7 @@ async def _overlay(options: Options, setup: Setup, store: EtcdStore, sock: Netli
             group.create_task(reconcile())
             group.create_task(follow_kernel(monitor, reconciler, networks))
             group.create_task(follow_config(store, setup.config, board))
+            group.create_task(_install_cni(options, board))
             if setup.backend.name == "vxlan":
                 group.create_task(follow_checksums(bad_udp_checksums, overlay.warn_of_checksums))
             for port in (entry.port for entry in plan if isinstance(entry, UdpWorker)):
@@ -181,6 +184,11 @@ async def _details(
     overlay: Overlay, reconciler: Reconciler, worker: WorkerSupervisor, rejected: tuple[str, ...]
 ) -> Report:
     return overlay.report(await reconciler.difference(), rejected, await worker.stats())
+
+
+async def _install_cni(options: Options, board: Board) -> None:
+    if options.install_cni:
+        await install_when_ready(board, shlex.split(options.install_cni_args))
 
 
 async def _part_from(worker: WorkerSupervisor, linger_s: float, kind: type[BaseException] | None, *_: object) -> None:

@@ -309,6 +309,16 @@ def test_usable_values() -> None:
     assert (options.etcd_keyfile, options.etcd_certfile, options.etcd_cafile) == ("k", "c", "a")
 
 
+def test_arguments_for_the_installer_are_words_of_a_shell() -> None:
+    assert parse().install_cni is False
+    options = parse("--install-cni", "--install-cni-args=--bin-dir '/opt/cni bin'")
+    assert options.install_cni and options.install_cni_args == "--bin-dir '/opt/cni bin'"
+    with pytest.raises(UsageError, match=r"no closing quotation; write quotes as in a shell"):
+        parse("--install-cni", "--install-cni-args='")
+    with pytest.raises(UsageError, match=r"nothing is installed; give --install-cni"):
+        parse("--install-cni-args=--bundle")
+
+
 def test_describe_shows_what_was_asked_for_without_secrets() -> None:
     options = parse(
         "--iface=eth1", "--iface=eth2", "--reacquire", "--v=2", "--etcd-endpoints=http://a:1,http://b:2", *LOGIN
