@@ -17,9 +17,10 @@ import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flanneld_py.daemon import rundir
-from flanneld_py.daemon.access import etcd_access
+from flanneld_py.daemon.access import etcd_store
 from flanneld_py.daemon.board import Board
 from flanneld_py.daemon.checksumwatch import follow_checksums
 from flanneld_py.daemon.cniinstall import install_when_ready
@@ -29,6 +30,7 @@ from flanneld_py.daemon.leasekeeper import LeaseKeeper
 from flanneld_py.daemon.leasewatch import follow_leases
 from flanneld_py.daemon.options import Options, describe
 from flanneld_py.daemon.overlay import Overlay
+from flanneld_py.daemon.probes import answering_probes
 from flanneld_py.daemon.setup import Setup, follow_config, prepare
 from flanneld_py.daemon.workerwatch import follow_worker
 from flanneld_py.dataplane.narrowing import follow_narrow_ways
@@ -47,8 +49,10 @@ from flanneld_py.netlink.underlay import KernelUnderlay
 from flanneld_py.observe.status import Report, Stage, Status
 from flanneld_py.reconcile.applier import Dispatcher
 from flanneld_py.reconcile.loop import Reconciler
-from flanneld_py.store.etcd import EtcdStore
 from flanneld_py.version import VERSION
+
+if TYPE_CHECKING:
+    from flanneld_py.store.etcd import EtcdStore
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +69,10 @@ async def serve(options: Options, environ: Mapping[str, str]) -> None:
         board = Board(options.subnet_file.parent, status, notify_socket=environ.get("NOTIFY_SOCKET"))
         told = _cancel_on_signal()
         try:
-            async with listening(options.subnet_file.parent, {"status": board.report}):
+            async with (
+                listening(options.subnet_file.parent, {"status": board.report}),
+                answering_probes(options, lambda: board.status),
+            ):
                 await _run(options, identity, board)
         except asyncio.CancelledError:
             if not told.is_set():
@@ -106,7 +113,7 @@ def _cancel_on_signal() -> asyncio.Event:
 
 async def _run(options: Options, identity: NodeIdentity, board: Board) -> None:
     board.at(Stage.STORE)
-    store = EtcdStore(etcd_access(options), board.condition)
+    store = etcd_store(options, board.condition)
     board.update(store=store.describe())
     try:
         with NetlinkSocket() as sock:
@@ -118,7 +125,7 @@ async def _run(options: Options, identity: NodeIdentity, board: Board) -> None:
                 await store.close()
 
 
-async def _overlay(options: Options, setup: Setup, store: EtcdStore, sock: NetlinkSocket, board: Board) -> None:
+async def _overlay(options: Options, setup: Setup, store: "EtcdStore", sock: NetlinkSocket, board: Board) -> None:
     """Take a lease and hold the overlay up, until cancelled or beyond mending."""
     keeper = LeaseKeeper(
         store,

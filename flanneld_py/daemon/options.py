@@ -79,7 +79,6 @@ LATER: Final[Mapping[str, Later]] = {
     "kube-api-url": Later("keeps leases in etcd only", ("",)),
     "kube-annotation-prefix": Later("keeps leases in etcd only"),
     "kubeconfig-file": Later("keeps leases in etcd only", ("",)),
-    "healthz-port": Later("has no health server", (0,)),
     "iptables-resync": Later("writes no packet filter rules"),
     "iptables-forward-rules": Later("writes no packet filter rules", (False,)),
     "ip-blackhole-route": Later("adds no blackhole route", (False,)),
@@ -117,6 +116,9 @@ class Options:
     install_cni_args: str
     """Words as in a shell."""
     ip_masq: bool
+    healthz_ip: Addr
+    healthz_port: int
+    """0: no probes are answered."""
     v: int
     log_format: str
     version: bool = False
@@ -247,6 +249,8 @@ def _options(given: _Settings, *, help_: bool = False, version: bool = False) ->
         install_cni=given.boolean("install-cni"),
         install_cni_args=_shell_words(given, "install-cni-args"),
         ip_masq=given.boolean("ip-masq"),
+        healthz_ip=_healthz_ip(given),
+        healthz_port=given.integer("healthz-port", 0, 65535),
         v=given.integer("v", 0, 10),
         log_format=_log_format(given),
         version=version,
@@ -315,6 +319,15 @@ def _address(given: _Settings, name: str) -> Addr | None:
     if address.is_unspecified or address.is_multicast:
         raise UsageError(f"{given.origin(name)}={text}: is not the address of one node")
     return address
+
+
+def _healthz_ip(given: _Settings) -> Addr:
+    text = given.text("healthz-ip")
+    try:
+        return ip_address(text)
+    except ValueError:
+        reason = f"{given.origin('healthz-ip')}={text[:60]!a}: is not an IP address"
+        raise UsageError(reason, hint="0.0.0.0 is every IPv4 address of the node, :: every one") from None
 
 
 def _public(given: _Settings, name: str, kind: type[A]) -> A | None:

@@ -16,8 +16,6 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-import uvloop
-
 from flanneld_py.dataplane import control
 from flanneld_py.dataplane.build import BUILD
 from flanneld_py.dataplane.carrier import Carrier, Sockets
@@ -25,6 +23,7 @@ from flanneld_py.dataplane.memfile import read_memfile, write_memfile
 from flanneld_py.dataplane.privileges import drop_all, set_name
 from flanneld_py.dataplane.readiness import readable
 from flanneld_py.errors import FlannelError
+from flanneld_py.eventloop import new_event_loop
 
 UNCLAIMED_S = 30.0
 """A worker that nobody has told to carry packets by then was started by a daemon that is no more."""
@@ -225,7 +224,7 @@ def main(argv: Sequence[str]) -> None:
     listener.listen()  # again, and as this process: a daemon learns from the socket who is behind it
     set_name("flanneld-udp")
     drop_all()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(_main(listener))
 
 

@@ -36,6 +36,14 @@ def test_defaults_are_upstream_s() -> None:
     assert (options.public_ip, options.public_ipv6) == (None, None)
 
 
+def test_where_probes_are_answered() -> None:
+    assert (parse().healthz_port, str(parse().healthz_ip)) == (0, "0.0.0.0")
+    options = parse("--healthz-port=8081", "--healthz-ip=::1")
+    assert (options.healthz_port, options.healthz_ip) == (8081, ip_address("::1"))
+    assert error("--healthz-port=65536") == "--healthz-port=65536: is not from 0 to 65535"
+    assert error("--healthz-ip=localhost").startswith("--healthz-ip='localhost': is not an IP address; ")
+
+
 @pytest.mark.parametrize("argv", [["-iface", "eth1"], ["--iface", "eth1"], ["-iface=eth1"], ["--iface=eth1"]])
 def test_every_spelling_of_a_flag(argv: list[str]) -> None:
     assert parse(*argv).iface == ("eth1",)
@@ -193,7 +201,6 @@ GIVEN_LATER = [
         "--ip-masq-fully-random-disable",
         "--kube-subnet-mgr",
         "--kube-api-url=http://x",
-        "--healthz-port=1",
     ),
     *("--kube-annotation-prefix=flannel.alpha.coreos.com", "--kubeconfig-file=x", "--iptables-resync=5"),
     *("--iptables-forward-rules=true", "--ip-blackhole-route", "--net-config-path=x", "--vmodule=a=1"),
@@ -218,7 +225,7 @@ def test_a_flag_without_effect_is_refused(word: str) -> None:
     "word",
     [
         *("--ip-masq=false", "--ip-masq-fully-random-disable=false", "--kube-subnet-mgr=false", "--kube-api-url="),
-        *("--healthz-port=0", "--healthz-ip=127.0.0.1", "--iptables-forward-rules=false", "--ip-blackhole-route=false"),
+        *("--healthz-port=0", "--iptables-forward-rules=false", "--ip-blackhole-route=false"),
         *("--vmodule=", "--log_backtrace_at=", "--kubeconfig-file="),
     ],
 )
