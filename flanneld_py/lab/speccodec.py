@@ -4,7 +4,7 @@ import re
 from ipaddress import ip_network
 
 from flanneld_py.errors import UsageError
-from flanneld_py.lab.topology import Firewall, LabSpec, Option, PortMapping, Stack, Underlay, Wiring
+from flanneld_py.lab.topology import Firewall, LabSpec, Option, PortMapping, Stack, Store, Underlay, Wiring
 from flanneld_py.model.net import Net
 
 
@@ -18,6 +18,7 @@ def spec_to_json(spec: LabSpec) -> dict[str, object]:
         "backend": spec.backend,
         "backend_options": [list(pair) for pair in spec.backend_options],
         "networks": [str(net) for net in spec.networks],
+        "store": spec.store.value,
         "wiring": spec.wiring.value,
         "firewall": spec.firewall.value,
         "published": [[one.pod, one.host, one.container] for one in spec.published],
@@ -32,6 +33,7 @@ def spec_from_json(record: dict[str, object]) -> LabSpec:
     fields = dict(record)
     fields["stack"] = Stack(fields["stack"])
     fields["underlay"] = Underlay(fields["underlay"])
+    fields["store"] = Store(fields["store"])
     fields["wiring"] = Wiring(fields["wiring"])
     fields["firewall"] = Firewall(fields["firewall"])
     fields["published"] = tuple(PortMapping(*one) for one in fields["published"])  # type: ignore[attr-defined]

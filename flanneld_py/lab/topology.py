@@ -42,6 +42,8 @@ _TAKEN: dict[Net, str] = {
 }
 _UNDERLAYS: dict[int, Net] = {4: UNDERLAY_V4, 6: UNDERLAY_V6}
 _INTERNETS: dict[int, Net] = {4: INTERNET_V4, 6: INTERNET_V6}
+_SERVICES: dict[int, Net] = {4: IPv4Network("10.96.0.0/16"), 6: IPv6Network("fd00:10:96::/112")}
+_TAKEN_BY_KUBERNETES: dict[Net, str] = dict.fromkeys(_SERVICES.values(), "network of services")
 DEFAULT_NETWORKS: dict[int, Net] = {4: IPv4Network("10.244.0.0/16"), 6: IPv6Network("fd00:10:244::/48")}
 _FIRST_HOST = 10
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,19}")
@@ -60,6 +62,13 @@ class Stack(Enum):
 class Underlay(Enum):
     L2 = "l2"
     ROUTED = "routed"
+
+
+class Store(Enum):
+    """Where the leases are."""
+
+    ETCD = "etcd"
+    KUBERNETES = "kubernetes"
 
 
 class Wiring(Enum):
@@ -102,6 +111,7 @@ class LabSpec:
     backend: str = "vxlan"
     backend_options: tuple[tuple[str, Option], ...] = ()
     networks: tuple[Net, ...] = ()
+    store: Store = Store.ETCD
     wiring: Wiring = Wiring.CNI
     firewall: Firewall = Firewall.NONE
     published: tuple[PortMapping, ...] = ()
@@ -119,7 +129,8 @@ class LabSpec:
         for net in self.networks:
             if net.version not in self.stack.versions:
                 raise UsageError(f"--network {net}: the lab has no IPv{net.version}", hint="choose --stack dual")
-            for taken, what in _TAKEN.items():
+            known = _TAKEN | (_TAKEN_BY_KUBERNETES if self.store is Store.KUBERNETES else {})
+            for taken, what in known.items():
                 if overlaps(net, taken):
                     raise UsageError(f"--network {net}: {taken} is the lab's {what}", hint="choose another network")
         if strangers := [n for n in self.go_nodes if not 1 <= n <= self.nodes]:
@@ -277,6 +288,11 @@ class Topology:
     def networks(self) -> tuple[Net, ...]:
         given: dict[int, Net] = {net.version: net for net in self.spec.networks}
         return tuple(given.get(v, DEFAULT_NETWORKS[v]) for v in self.spec.stack.versions)
+
+    @property
+    def service_networks(self) -> tuple[Net, ...]:
+        """Of a Kubernetes cluster, of the families that pods have."""
+        return tuple(_SERVICES[version] for version in self.spec.stack.versions)
 
     @property
     def etcd_address(self) -> Addr:
