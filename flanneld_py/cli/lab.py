@@ -134,11 +134,14 @@ def _add_spec(parser: argparse.ArgumentParser) -> None:
     for kind, text in (
         (Wiring.DOCKER, "a dockerd on each node; pods are containers"),
         (Wiring.PLAIN, "the lab connects pods itself, without CNI plugins"),
+        (Wiring.KUBELETS, "a kubelet on each node; with --store kubernetes"),
     ):
         wiring.add_argument(f"--{kind.value}", dest="wiring", action="store_const", const=kind, help=text)
     parser.set_defaults(wiring=_DEFAULT.wiring)
     add("--flanneld-go", metavar="PATH", help="a Go flanneld, for the nodes given by --go-node")
     add("--go-node", action="append", type=int, default=[], metavar="N", help="node N runs Go flanneld; repeatable")
+    add("--manifest", metavar="FILE", help="with --kubelets: apply this, such as a DaemonSet, and start no daemons")
+    add("--image", action="append", default=[], metavar="ARCHIVE", help="with --kubelets: for every node; repeatable")
     add("--daemon-flag", action="append", default=[], metavar="FLAG", help="for our daemons, such as -v=1; repeatable")
 
 
@@ -162,6 +165,8 @@ def _spec(args: argparse.Namespace) -> LabSpec:
         go_nodes=tuple(sorted(set(args.go_node))),
         go_binary=args.flanneld_go,
         daemon_flags=tuple(args.daemon_flag),
+        manifest=args.manifest,
+        images=tuple(args.image),
     )
 
 

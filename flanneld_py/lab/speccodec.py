@@ -25,6 +25,8 @@ def spec_to_json(spec: LabSpec) -> dict[str, object]:
         "go_nodes": list(spec.go_nodes),
         "go_binary": spec.go_binary,
         "daemon_flags": list(spec.daemon_flags),
+        "manifest": spec.manifest,
+        "images": list(spec.images),
     }
 
 
@@ -41,6 +43,7 @@ def spec_from_json(record: dict[str, object]) -> LabSpec:
     fields["backend_options"] = tuple((key, value) for key, value in _pairs(fields["backend_options"]))
     fields["go_nodes"] = tuple(fields["go_nodes"])  # type: ignore[arg-type]
     fields["daemon_flags"] = tuple(_strings(fields["daemon_flags"]))
+    fields["images"] = tuple(_strings(fields["images"]))
     return LabSpec(**fields)  # type: ignore[arg-type]
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Protocol
 
 from flanneld_py.errors import LabError
-from flanneld_py.lab import etcd, kubeobjects
-from flanneld_py.lab.kubernetes import API_SERVER, CONTROLLERS, ControlPlane, Site, find_program
+from flanneld_py.lab import etcd, kubelet, kubeobjects
+from flanneld_py.lab.kubernetes import API_SERVER, CONTROLLERS, SCHEDULER, ControlPlane, Site, find_program
 from flanneld_py.lab.process import Process
 from flanneld_py.lab.progress import Progress
 from flanneld_py.lab.state import ETCD, LabDirectory
-from flanneld_py.lab.topology import ETCD_PREFIX, Store, Topology
+from flanneld_py.lab.topology import ETCD_PREFIX, Store, Topology, Wiring
 
 Started = Callable[[str, Process], None]
 _TOKEN_S = 365 * 24 * 3600
@@ -87,9 +87,13 @@ class KubernetesServers:
     def check_programs(self) -> None:
         for name in (ETCD, API_SERVER, CONTROLLERS):
             find_program(name)
+        if self.site.kubelets:
+            kubelet.check_programs()
 
     def begin(self, started: Started) -> None:
-        self.control.make_credentials()
+        authority = self.control.make_credentials()
+        if self.site.kubelets:
+            kubelet.make_credentials(self.control, authority, self._topology)
         self.net_conf.write_text(self._topology.net_config() + "\n")
         for name in (ETCD, API_SERVER):
             started(name, self.control.start(name))
@@ -99,14 +103,19 @@ class KubernetesServers:
         self.control.wait_for_api(progress)
         started(CONTROLLERS, self.control.start(CONTROLLERS))
         api = self.control.api
-        kubeobjects.create_account(api)
-        self.control.write_kubeconfig(kubeobjects.ACCOUNT, {"token": kubeobjects.create_token(api, _TOKEN_S)})
+        if self._topology.spec.manifest is None:
+            kubeobjects.create_account(api)
+            self.control.write_kubeconfig(kubeobjects.ACCOUNT, {"token": kubeobjects.create_token(api, _TOKEN_S)})
+        if self.site.kubelets:
+            started(SCHEDULER, self.control.start(SCHEDULER))
+            kubelet.grant_rights(api)
+            return
         for node in self._topology.nodes:
             kubeobjects.create_node(api, node.name, [address.ip for address in node.addresses])
         progress.step("kubernetes: waiting until each node has its network")
-        self._wait_for_networks(progress)
+        self.wait_for_networks(progress)
 
-    def _wait_for_networks(self, progress: Progress) -> None:
+    def wait_for_networks(self, progress: Progress) -> None:
         """Ours would wait itself; Go flannel ends, and where a kubelet runs it is started again."""
         api, deadline = self.control.api, time.monotonic() + _NETWORKS_S
         for node in self._topology.nodes:
@@ -130,4 +139,5 @@ def site(topology: Topology, directory: LabDirectory) -> Site:
         topology.router,
         pod_networks=topology.networks,
         service_networks=topology.service_networks,
+        kubelets=topology.spec.wiring is Wiring.KUBELETS,
     )

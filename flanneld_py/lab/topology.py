@@ -72,11 +72,15 @@ class Store(Enum):
 
 
 class Wiring(Enum):
-    """Who connects pods to their node. `PLAIN`: the lab itself, by a bridge and nothing else, for measurements."""
+    """Who connects pods to their node. `PLAIN`: the lab itself, by a bridge and nothing else, for measurements.
+
+    `KUBELETS`: each node is a machine of its own with containerd and a kubelet.
+    """
 
     CNI = "cni"
     PLAIN = "plain"
     DOCKER = "docker"
+    KUBELETS = "kubelets"
 
 
 class Firewall(Enum):
@@ -101,6 +105,8 @@ class LabSpec:
     """What was asked for. `go_nodes`: numbers of the nodes that run the flanneld at `go_binary` instead of ours.
 
     `networks`: at most one of each family; a missing one is the default. `daemon_flags` go to our daemons only.
+
+    With kubelets, `manifest` is applied to the cluster instead of starting daemons, and every node gets `images`.
     """
 
     name: str = "lab"
@@ -118,6 +124,8 @@ class LabSpec:
     go_nodes: tuple[int, ...] = ()
     go_binary: str | None = None
     daemon_flags: tuple[str, ...] = ()
+    manifest: str | None = None
+    images: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -140,6 +148,10 @@ class LabSpec:
         if self.go_nodes and self.firewall is Firewall.IPTABLES:
             # It wants br_netfilter in every namespace then (main.go).
             raise UsageError("--firewall iptables: Go flanneld runs with nft in the lab", hint="choose --firewall nft")
+        if self.wiring is Wiring.KUBELETS and self.store is not Store.KUBERNETES:
+            raise UsageError("--kubelets: a kubelet needs an API server", hint="add --store kubernetes")
+        if (self.manifest or self.images) and self.wiring is not Wiring.KUBELETS:
+            raise UsageError("--manifest and --image: nobody would run them", hint="add --kubelets")
         _check_published(self)
 
 
