@@ -89,6 +89,7 @@ def _facts(report: dict[str, Any]) -> list[str]:
     if report["backend"]:
         mtu = f", pods' MTU {report['mtu']}" if report["mtu"] else ""
         lines.append(f"  backend    {report['backend']}, network {' '.join(report['networks'])}{mtu}")
+    lines += [f"  offload    {line}" for line in report.get("offload", ())]
     lines += [f"  warning    {warning}" for warning in report["warnings"]]
     if report["config_pending"]:
         lines.append(f"  config     {report['config_pending']}")

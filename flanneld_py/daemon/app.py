@@ -20,6 +20,7 @@ from pathlib import Path
 from flanneld_py.daemon import rundir
 from flanneld_py.daemon.access import etcd_access
 from flanneld_py.daemon.board import Board
+from flanneld_py.daemon.checksumwatch import follow_checksums
 from flanneld_py.daemon.control import listening
 from flanneld_py.daemon.kernelwatch import follow_kernel, open_monitor
 from flanneld_py.daemon.leasekeeper import LeaseKeeper
@@ -32,10 +33,12 @@ from flanneld_py.dataplane.supervisor import WorkerSupervisor
 from flanneld_py.errors import FlannelError
 from flanneld_py.host.files import write_atomic
 from flanneld_py.host.identity import read_identity
+from flanneld_py.host.snmp import bad_udp_checksums
 from flanneld_py.host.sysctl import SysctlApplier
 from flanneld_py.model.entry import Link
 from flanneld_py.model.lease import NodeIdentity
 from flanneld_py.netlink.applier import NetlinkApplier
+from flanneld_py.netlink.ethtool import EthtoolApplier
 from flanneld_py.netlink.socket import NetlinkSocket
 from flanneld_py.netlink.underlay import KernelUnderlay
 from flanneld_py.observe.status import Report, Stage, Status
@@ -134,7 +137,7 @@ async def _overlay(options: Options, setup: Setup, store: EtcdStore, sock: Netli
         worker = WorkerSupervisor(options.subnet_file.parent)
         stack.push_async_exit(partial(_part_from, worker, options.udp_linger))
         reconciler = Reconciler(
-            Dispatcher([kernel, SysctlApplier(), worker]),
+            Dispatcher([kernel, SysctlApplier(), EthtoolApplier(), worker]),
             overlay.desired,
             on_pass=overlay.on_pass,
             jitter=random.random,
@@ -148,10 +151,7 @@ async def _overlay(options: Options, setup: Setup, store: EtcdStore, sock: Netli
             open_monitor(watched, networks, needs_reach=setup.backend.needs_reach)
         )
 
-        async def details() -> Report:
-            return overlay.report(await reconciler.difference(), setup.rejected, await worker.stats())
-
-        board.details = details
+        board.details = partial(_details, overlay, reconciler, worker, setup.rejected)
         snapshot = asyncio.Event()
 
         def changed() -> None:
@@ -169,8 +169,17 @@ async def _overlay(options: Options, setup: Setup, store: EtcdStore, sock: Netli
             group.create_task(reconcile())
             group.create_task(follow_kernel(monitor, reconciler, networks))
             group.create_task(follow_config(store, setup.config, board))
-            if setup.backend.name == "udp":
-                group.create_task(follow_worker(worker.stats, board.worker, reconciler.look_again))
+            match setup.backend.name:
+                case "vxlan":
+                    group.create_task(follow_checksums(bad_udp_checksums, overlay.warn_of_checksums))
+                case "udp":
+                    group.create_task(follow_worker(worker.stats, board.worker, reconciler.look_again))
+
+
+async def _details(
+    overlay: Overlay, reconciler: Reconciler, worker: WorkerSupervisor, rejected: tuple[str, ...]
+) -> Report:
+    return overlay.report(await reconciler.difference(), rejected, await worker.stats())
 
 
 async def _part_from(worker: WorkerSupervisor, linger_s: float, kind: type[BaseException] | None, *_: object) -> None:

@@ -162,6 +162,8 @@ def _check_programs(spec: LabSpec) -> None:
         docker.check_programs()
     if spec.wiring is Wiring.CNI:
         cni.find_plugins()
+    if spec.published:
+        cni.check_port_mapping()
 
 
 def _make_room(directory: LabDirectory, progress: Progress) -> None:

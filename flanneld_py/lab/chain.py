@@ -21,7 +21,7 @@ from flanneld_py.lab.topology import AddrOnLink
 IFNAME = "eth0"
 _TIMEOUT_S = 60.0
 _SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
-"""Where iptables is, which portmap calls."""
+"""Where iptables is, which portmap calls; not every user has it on PATH."""
 
 Json = dict[str, Any]
 
@@ -142,7 +142,7 @@ class Chain:
             "CNI_IFNAME": IFNAME,
             "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAME={attachment.container}",
             "CNI_PATH": str(self.bin_dir),
-            "PATH": f"{os.environ.get('PATH', os.defpath)}:{_SBIN}",
+            "PATH": search_path(),
         }
 
     def _write(self, container: str, note: Json) -> None:
@@ -155,6 +155,11 @@ class Chain:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("a") as file:
             file.write("\n".join(filter(None, (line, further.strip()))) + "\n")
+
+
+def search_path() -> str:
+    """Where the plugins find the programs that they call."""
+    return f"{os.environ.get('PATH', os.defpath)}:{_SBIN}"
 
 
 def _addresses(result: Json | None) -> tuple[AddrOnLink, ...]:

@@ -13,7 +13,7 @@ from flanneld_py.lab.process import Process
 from flanneld_py.lab.progress import Progress, ended
 from flanneld_py.lab.state import LabDirectory
 from flanneld_py.lab.stores import servers_of
-from flanneld_py.lab.topology import Node, Topology
+from flanneld_py.lab.topology import Firewall, Node, Topology
 from flanneld_py.model.subnetenv import SubnetEnv, parse_subnet_env
 
 READY_S = 60.0
@@ -29,6 +29,7 @@ def daemon_argv(topology: Topology, node: Node, directory: LabDirectory) -> list
         *servers_of(topology, directory).daemon_flags(),
         "-iface=eth0",
         f"-subnet-file={directory.subnet_file(node.name)}",
+        "-iptables-forward-rules=false" if spec.firewall is Firewall.NONE else "-ip-masq",
     ]
     if node.number in spec.go_nodes and spec.go_binary is not None:
         return [spec.go_binary, *flags]

@@ -350,9 +350,9 @@ class Topology:
             config["Network" if net.version == 4 else "IPv6Network"] = str(net)
         if 6 in self.spec.stack.versions:
             config |= {"EnableIPv4": 4 in self.spec.stack.versions, "EnableIPv6": True}
-        if self.spec.firewall is Firewall.NFT or self.spec.go_nodes:
+        if self.spec.firewall is not Firewall.NONE or self.spec.go_nodes:
             # Go flannel otherwise wants iptables, and br_netfilter in every namespace (pkg/trafficmngr).
-            config["EnableNFTables"] = True
+            config["EnableNFTables"] = self.spec.firewall is not Firewall.IPTABLES
         config["Backend"] = {"Type": self.spec.backend} | dict(self.spec.backend_options)
         return json.dumps(config)
 
