@@ -18,7 +18,6 @@ from functools import partial
 from pathlib import Path
 
 from flanneld_py.daemon import rundir
-from flanneld_py.daemon.access import etcd_access
 from flanneld_py.daemon.board import Board
 from flanneld_py.daemon.checksumwatch import follow_checksums
 from flanneld_py.daemon.control import listening
@@ -28,6 +27,7 @@ from flanneld_py.daemon.leasewatch import follow_leases
 from flanneld_py.daemon.options import Options, describe
 from flanneld_py.daemon.overlay import Overlay
 from flanneld_py.daemon.setup import Setup, follow_config, prepare
+from flanneld_py.daemon.stores import Opened, open_store
 from flanneld_py.daemon.workerwatch import follow_worker
 from flanneld_py.dataplane.supervisor import WorkerSupervisor
 from flanneld_py.errors import FlannelError
@@ -44,7 +44,7 @@ from flanneld_py.netlink.underlay import KernelUnderlay
 from flanneld_py.observe.status import Report, Stage, Status
 from flanneld_py.reconcile.applier import Dispatcher
 from flanneld_py.reconcile.loop import Reconciler
-from flanneld_py.store.etcd import EtcdStore
+from flanneld_py.store.base import OwnedNode
 from flanneld_py.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ async def serve(options: Options, environ: Mapping[str, str]) -> None:
         told = _cancel_on_signal()
         try:
             async with listening(options.subnet_file.parent, {"status": board.report}):
-                await _run(options, identity, board)
+                await _run(options, environ, identity, board)
         except asyncio.CancelledError:
             if not told.is_set():
                 raise
@@ -101,31 +101,23 @@ def _cancel_on_signal() -> asyncio.Event:
     return told
 
 
-async def _run(options: Options, identity: NodeIdentity, board: Board) -> None:
+async def _run(options: Options, environ: Mapping[str, str], identity: NodeIdentity, board: Board) -> None:
     board.at(Stage.STORE)
-    store = EtcdStore(etcd_access(options), board.condition)
-    board.update(store=store.describe())
+    opened = open_store(options, environ, board.condition)
+    board.update(store=opened.store.describe())
     try:
         with NetlinkSocket() as sock:
-            setup = await prepare(options, identity, store, sock, board)
-            await _overlay(options, setup, store, sock, board)
+            setup = await prepare(options, identity, opened, sock, board)
+            await _overlay(options, setup, opened, sock, board)
     finally:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSING_S):
-                await store.close()
+                await opened.store.close()
 
 
-async def _overlay(options: Options, setup: Setup, store: EtcdStore, sock: NetlinkSocket, board: Board) -> None:
+async def _overlay(options: Options, setup: Setup, opened: Opened, sock: NetlinkSocket, board: Board) -> None:
     """Take a lease and hold the overlay up, until cancelled or beyond mending."""
-    keeper = LeaseKeeper(
-        store,
-        store,
-        setup.request,
-        margin_s=options.subnet_lease_renew_margin * 60,
-        reacquire=options.reacquire,
-        clock=time.time,
-        jitter=random.random,
-    )
+    store, keeper = opened.store, _keeper(options, setup, opened)
     await keeper.acquire()
     board.at(Stage.KERNEL)
     links = setup.backend.links
@@ -169,6 +161,8 @@ async def _overlay(options: Options, setup: Setup, store: EtcdStore, sock: Netli
             group.create_task(reconcile())
             group.create_task(follow_kernel(monitor, reconciler, networks))
             group.create_task(follow_config(store, setup.config, board))
+            if opened.node is not None and options.set_node_network_unavailable:
+                group.create_task(_announce(opened.node, board))
             match setup.backend.name:
                 case "vxlan":
                     group.create_task(follow_checksums(bad_udp_checksums, overlay.warn_of_checksums))
@@ -180,6 +174,24 @@ async def _details(
     overlay: Overlay, reconciler: Reconciler, worker: WorkerSupervisor, rejected: tuple[str, ...]
 ) -> Report:
     return overlay.report(await reconciler.difference(), rejected, await worker.stats())
+
+
+def _keeper(options: Options, setup: Setup, opened: Opened) -> LeaseKeeper:
+    return LeaseKeeper(
+        opened.store,
+        opened.renewable,
+        setup.request,
+        margin_s=options.subnet_lease_renew_margin * 60,
+        # A slice in Kubernetes is taken from us only when the node gets another, which is no reason to end.
+        reacquire=options.reacquire or opened.node is not None,
+        clock=time.time,
+        jitter=random.random,
+    )
+
+
+async def _announce(node: OwnedNode, board: Board) -> None:
+    await board.reached_ready.wait()
+    await node.announce()
 
 
 async def _part_from(worker: WorkerSupervisor, linger_s: float, kind: type[BaseException] | None, *_: object) -> None:
