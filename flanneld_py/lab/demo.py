@@ -8,7 +8,7 @@ from flanneld_py.lab.build import Lab, temporary
 from flanneld_py.lab.path import trace
 from flanneld_py.lab.stream import run_stream
 from flanneld_py.lab.terminal import Screen
-from flanneld_py.lab.topology import LabSpec, Pod, PortMapping, Wiring
+from flanneld_py.lab.topology import LabSpec, Pod, PortMapping, Store, Wiring
 from flanneld_py.lab.traffic import Endpoint, Matrix, endpoints, ping_matrix
 
 _STREAM_S = 1.0
@@ -71,7 +71,8 @@ def _show_nodes(lab: Lab, screen: Screen) -> None:
 
 
 def _show_leases(lab: Lab, screen: Screen) -> None:
-    screen.title("The leases in etcd: who holds which subnet, and how to reach it")
+    store = "the nodes' annotations" if lab.topology.spec.store is Store.KUBERNETES else "etcd"
+    screen.title(f"The leases in {store}: who holds which subnet, and how to reach it")
     screen.show(f"{line.node:<8}{line.key}  {line.value}" for line in report.leases(lab))
 
 
