@@ -7,7 +7,7 @@ on. What to remove is known from the lab's record and the namespaces it names, s
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -15,11 +15,12 @@ from functools import partial
 from pathlib import Path
 
 from flanneld_py.errors import LabError
-from flanneld_py.lab import cni, docker, etcd, namespaces, process, servers, tables, wiring
+from flanneld_py.lab import cgroups, cni, docker, machines, namespaces, process, servers, tables, wiring
 from flanneld_py.lab.crew import Crew
 from flanneld_py.lab.process import Process
 from flanneld_py.lab.progress import Progress, Silent
-from flanneld_py.lab.state import ETCD, STATE_DIR, LabDirectory, LabRecord, Stage, lab_names
+from flanneld_py.lab.state import STATE_DIR, LabDirectory, LabRecord, Stage, lab_names
+from flanneld_py.lab.stores import KubernetesServers, LeaseServers, servers_of
 from flanneld_py.lab.topology import AddrOnLink, LabSpec, Node, Topology, Wiring
 from flanneld_py.model.net import Net, inside
 
@@ -88,9 +89,10 @@ def temporary(spec: LabSpec, progress: Progress, root: Path = STATE_DIR) -> Iter
 @contextmanager
 def _built(spec: LabSpec, progress: Progress, root: Path) -> Iterator[Lab]:
     topology = Topology(spec)
-    etcd_binary = etcd.find_etcd()
-    _check_programs(spec)
     directory = LabDirectory(spec.name, root)
+    _check_programs(spec)
+    store = servers_of(topology, directory)
+    store.check_programs()
     with directory.locked(create=True):
         _make_room(directory, progress)
         for name in topology.namespaces:
@@ -104,7 +106,7 @@ def _built(spec: LabSpec, progress: Progress, root: Path) -> Iterator[Lab]:
         if spec.wiring is Wiring.DOCKER:
             docker.note_absent(directory)
         try:
-            _build(lab, etcd_binary, progress)
+            _build(lab, store, progress)
             progress.check()
         except BaseException:
             _say_removing(progress, spec.name)
@@ -160,6 +162,8 @@ def _check_programs(spec: LabSpec) -> None:
         docker.check_programs()
     if spec.wiring is Wiring.CNI:
         cni.find_plugins()
+    if spec.published:
+        cni.check_port_mapping()
 
 
 def _make_room(directory: LabDirectory, progress: Progress) -> None:
@@ -179,27 +183,54 @@ def _make_room(directory: LabDirectory, progress: Progress) -> None:
     _remove(directory, old, progress)
 
 
-def _build(lab: Lab, etcd_binary: str, progress: Progress) -> None:
-    topology, directory = lab.topology, lab.directory
+def _build(lab: Lab, store: LeaseServers, progress: Progress) -> None:
+    topology = lab.topology
+
+    def started(name: str, server: Process) -> None:
+        lab.save(lab.record.with_process(name, server))
+
     progress.step("underlay: router")
     wiring.build_router(topology)
-    server = etcd.start_etcd(etcd_binary, topology, directory)
-    lab.save(lab.record.with_process(ETCD, server))
+    store.begin(started)
     wiring.build_internet(topology)
     for node in topology.nodes:
         progress.step(f"underlay: {node.name} of {len(topology.nodes)}")
         wiring.build_node(topology, node)
         if node.number in topology.spec.go_nodes:
             wiring.set_forwarding(node)
-    progress.step("etcd: waiting until it is healthy")
-    etcd.wait_for_etcd(server, topology, directory, progress)
-    etcd.put_config(topology)
+    store.finish(started, progress)
+    if topology.spec.wiring is Wiring.KUBELETS:
+        _build_machines(lab, started, progress)
+        return
     with Crew(progress) as crew:
         installed = _install_cni(lab, crew)
         _start_daemons(lab, progress)
         for _ in crew.results(installed):
             pass
         _build_pods(lab, crew, progress)
+    _wait_for_routes(lab, progress)
+
+
+def _build_machines(lab: Lab, started: Callable[[str, Process], None], progress: Progress) -> None:
+    """Nodes with kubelets, which run whatever connects pods, and the pods."""
+    topology, directory = lab.topology, lab.directory
+    nodes, servers = topology.nodes, KubernetesServers(topology, directory)
+    machines.prepare(directory)
+    running = {}
+    for node in nodes:
+        progress.step(f"machines: starting {node.name} of {len(nodes)}")
+        running[node] = machines.start(node, directory)
+        started(machines.process_name(node), running[node])
+    machines.wait_booted(running, directory, progress)
+    machines.wait_registered(servers.control.api, nodes, progress)
+    servers.wait_for_networks(progress)
+    if topology.spec.manifest is None:
+        _start_daemons(lab, progress)
+    else:
+        progress.step(f"applying {topology.spec.manifest}")
+        machines.apply(topology, directory, Path(topology.spec.manifest))
+    machines.wait_ready(servers.control.api, nodes, progress)
+    lab.save(replace(lab.record, pods=machines.run_pods(servers.control.api, nodes, directory, progress)))
     _wait_for_routes(lab, progress)
 
 
@@ -307,6 +338,8 @@ def _remove(directory: LabDirectory, record: LabRecord, progress: Progress) -> N
         process.end(left)
     if record.spec.wiring is Wiring.DOCKER:
         docker.remove_leftovers(directory)
+    if record.spec.wiring is Wiring.KUBELETS:
+        cgroups.remove_group(cgroups.group_of(directory.name))
     for name in reversed(topology.namespaces):
         wiring.remove_namespace(name)
     directory.clear()

@@ -21,7 +21,7 @@ from flanneld_py.lab.topology import AddrOnLink
 IFNAME = "eth0"
 _TIMEOUT_S = 60.0
 _SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
-"""Where iptables is, which portmap calls."""
+"""Where iptables is, which portmap calls; not every user has it on PATH."""
 
 Json = dict[str, Any]
 
@@ -108,8 +108,9 @@ class Chain:
             answer = {"msg": "its answer is not JSON", "details": done.stdout.strip()[:200]}
         if done.returncode != 0 or not isinstance(answer, dict):
             said = (answer.get(key) for key in ("msg", "details")) if isinstance(answer, dict) else ()
-            words = "; ".join(str(word) for word in said if word) or f"exit code {done.returncode}"
-            raise LabError(f"{what}: {words}", hint=f"its log is {self.log}")
+            last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+            words = "; ".join(str(word) for word in said if word) or last
+            raise LabError(f"{what}: {words}")
         return answer
 
     def _start(self, what: str, name: str, text: str, env: Mapping[str, str]) -> "subprocess.CompletedProcess[str]":
@@ -129,7 +130,7 @@ class Chain:
             # Plugins look up a bridge's ports in /sys.
             return inside(self.node, run, sysfs=True)
         except subprocess.TimeoutExpired:
-            raise LabError(f"{what}: did not end in {_TIMEOUT_S:.0f} s", hint=f"its log is {self.log}") from None
+            raise LabError(f"{what}: did not end in {_TIMEOUT_S:.0f} s") from None
         except OSError as err:
             raise LabError(f"{what}: {err.strerror}: {err.filename}") from None
 
@@ -142,7 +143,7 @@ class Chain:
             "CNI_IFNAME": IFNAME,
             "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAME={attachment.container}",
             "CNI_PATH": str(self.bin_dir),
-            "PATH": f"{os.environ.get('PATH', os.defpath)}:{_SBIN}",
+            "PATH": search_path(),
         }
 
     def _write(self, container: str, note: Json) -> None:
@@ -155,6 +156,11 @@ class Chain:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("a") as file:
             file.write("\n".join(filter(None, (line, further.strip()))) + "\n")
+
+
+def search_path() -> str:
+    """Where the plugins find the programs that they call."""
+    return f"{os.environ.get('PATH', os.defpath)}:{_SBIN}"
 
 
 def _addresses(result: Json | None) -> tuple[AddrOnLink, ...]:

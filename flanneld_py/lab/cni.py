@@ -5,6 +5,7 @@ host and would otherwise share /opt/cni/bin, /etc/cni/net.d and /var/lib/cni.
 """
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from typing import Any
 
 from flanneld_py.errors import LabError
 from flanneld_py.lab import wiring
-from flanneld_py.lab.chain import Attachment, Chain
+from flanneld_py.lab.chain import Attachment, Chain, search_path
 from flanneld_py.lab.namespaces import exists, inside
 from flanneld_py.lab.state import LabDirectory
 from flanneld_py.lab.topology import AddrOnLink, Firewall, LabSpec, Node
@@ -35,6 +36,12 @@ def find_plugins() -> Path:
         f"the CNI plugins {', '.join(PLUGINS)} are not in {' or '.join(map(str, _PLACES))}",
         hint="install them: apt install containernetworking-plugins; or let the lab connect pods itself: --plain",
     )
+
+
+def check_port_mapping() -> None:
+    """LabError if the plugin that maps ports lacks the program that it calls."""
+    if shutil.which("iptables", path=search_path()) is None:
+        raise LabError("published ports need the program iptables", hint="apt install iptables")
 
 
 def log_name(node: Node) -> str:

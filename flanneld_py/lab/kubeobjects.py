@@ -16,6 +16,9 @@ _RULES = (
 )
 """What the published manifests of flannel grant, and Events."""
 
+_KUBELET_ANNOTATIONS = {"volumes.kubernetes.io/controller-managed-attach-detach": "true"}
+"""Every kubelet sets it; Go flannel ends with a panic on a node that has no annotation at all (pkg/subnet/kube)."""
+
 
 def create_account(api: Api) -> None:
     """Ensure that the daemons' service account exists, with its rights."""
@@ -46,7 +49,7 @@ def create_node(
     pod_networks: Sequence[Net] = (),
 ) -> dict[str, Any]:
     """Register a node as its kubelet would; without `pod_networks` the controller manager chooses them later."""
-    metadata: dict[str, object] = {"name": name, "annotations": dict(annotations or {})}
+    metadata: dict[str, object] = {"name": name, "annotations": {**_KUBELET_ANNOTATIONS, **(annotations or {})}}
     metadata["labels"] = {"kubernetes.io/os": "linux", "kubernetes.io/hostname": name}
     spec: dict[str, object] = {}
     if pod_networks:

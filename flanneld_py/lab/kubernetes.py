@@ -52,7 +52,8 @@ def find_program(name: str, search: str | None = None) -> str:
 class Site:
     """Where a control plane runs, and the networks that it hands out, IPv4 first.
 
-    `namespace`: None for that of the caller. `kubelets`: whether nodes have a kubelet, so that all controllers run.
+    `namespace`: None for that of the caller, with whom they end then. `kubelets`: whether nodes have a kubelet, so that
+    all controllers run.
     """
 
     directory: LabDirectory
@@ -118,6 +119,9 @@ class ControlPlane:
     def start(self, name: str) -> Process:
         """Start one of the servers; it is not ready yet."""
         argv = [find_program(name), *_FLAGS[name](self.site)]
+        if self.site.namespace is None:
+            # Nothing else would tell whoever comes later that they are there.
+            argv = [shutil.which("setpriv") or "/usr/bin/setpriv", "--pdeathsig=KILL", "--", *argv]
         environ = {k: v for k, v in os.environ.items() if not k.startswith(("ETCD_", "KUBE"))}
         log = self.site.directory.log(name)
         self.processes[name] = process.start(argv, namespace=self.site.namespace, log=log, env=environ)

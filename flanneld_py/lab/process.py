@@ -37,6 +37,8 @@ def start(argv: list[str], *, namespace: str | None, log: Path, env: Mapping[str
         (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
         (os.POSIX_SPAWN_OPEN, 1, str(log), flags, 0o644),
         (os.POSIX_SPAWN_DUP2, 1, 2),
+        # What this process was itself given, such as the lock of whoever runs it, must not live as long as a server.
+        *((os.POSIX_SPAWN_CLOSE, fd) for fd in _inheritable()),
     ]
     environ = dict(os.environ if env is None else env)
 
@@ -138,6 +140,16 @@ def last_lines(log: Path, count: int) -> list[str]:
 def python_module(module: str, *arguments: str) -> list[str]:
     """The command that runs a module with this interpreter."""
     return [sys.executable, "-m", module, *arguments]
+
+
+def _inheritable() -> list[int]:
+    """The descriptors beyond the standard ones that a new program would get."""
+    found = []
+    for name in (entry.name for entry in Path("/proc/self/fd").iterdir()):
+        with suppress(OSError):
+            if int(name) > 2 and os.get_inheritable(int(name)):
+                found.append(int(name))
+    return found
 
 
 def _stat(pid: int) -> list[str] | None:

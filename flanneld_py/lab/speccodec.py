@@ -4,7 +4,7 @@ import re
 from ipaddress import ip_network
 
 from flanneld_py.errors import UsageError
-from flanneld_py.lab.topology import Firewall, LabSpec, Option, PortMapping, Stack, Underlay, Wiring
+from flanneld_py.lab.topology import Firewall, LabSpec, Option, PortMapping, Stack, Store, Underlay, Wiring
 from flanneld_py.model.net import Net
 
 
@@ -18,12 +18,15 @@ def spec_to_json(spec: LabSpec) -> dict[str, object]:
         "backend": spec.backend,
         "backend_options": [list(pair) for pair in spec.backend_options],
         "networks": [str(net) for net in spec.networks],
+        "store": spec.store.value,
         "wiring": spec.wiring.value,
         "firewall": spec.firewall.value,
         "published": [[one.pod, one.host, one.container] for one in spec.published],
         "go_nodes": list(spec.go_nodes),
         "go_binary": spec.go_binary,
         "daemon_flags": list(spec.daemon_flags),
+        "manifest": spec.manifest,
+        "images": list(spec.images),
     }
 
 
@@ -32,6 +35,7 @@ def spec_from_json(record: dict[str, object]) -> LabSpec:
     fields = dict(record)
     fields["stack"] = Stack(fields["stack"])
     fields["underlay"] = Underlay(fields["underlay"])
+    fields["store"] = Store(fields["store"])
     fields["wiring"] = Wiring(fields["wiring"])
     fields["firewall"] = Firewall(fields["firewall"])
     fields["published"] = tuple(PortMapping(*one) for one in fields["published"])  # type: ignore[attr-defined]
@@ -39,6 +43,7 @@ def spec_from_json(record: dict[str, object]) -> LabSpec:
     fields["backend_options"] = tuple((key, value) for key, value in _pairs(fields["backend_options"]))
     fields["go_nodes"] = tuple(fields["go_nodes"])  # type: ignore[arg-type]
     fields["daemon_flags"] = tuple(_strings(fields["daemon_flags"]))
+    fields["images"] = tuple(_strings(fields["images"]))
     return LabSpec(**fields)  # type: ignore[arg-type]
 
 

@@ -42,6 +42,8 @@ _TAKEN: dict[Net, str] = {
 }
 _UNDERLAYS: dict[int, Net] = {4: UNDERLAY_V4, 6: UNDERLAY_V6}
 _INTERNETS: dict[int, Net] = {4: INTERNET_V4, 6: INTERNET_V6}
+_SERVICES: dict[int, Net] = {4: IPv4Network("10.96.0.0/16"), 6: IPv6Network("fd00:10:96::/112")}
+_TAKEN_BY_KUBERNETES: dict[Net, str] = dict.fromkeys(_SERVICES.values(), "network of services")
 DEFAULT_NETWORKS: dict[int, Net] = {4: IPv4Network("10.244.0.0/16"), 6: IPv6Network("fd00:10:244::/48")}
 _FIRST_HOST = 10
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,19}")
@@ -62,12 +64,23 @@ class Underlay(Enum):
     ROUTED = "routed"
 
 
+class Store(Enum):
+    """Where the leases are."""
+
+    ETCD = "etcd"
+    KUBERNETES = "kubernetes"
+
+
 class Wiring(Enum):
-    """Who connects pods to their node. `PLAIN`: the lab itself, by a bridge and nothing else, for measurements."""
+    """Who connects pods to their node. `PLAIN`: the lab itself, by a bridge and nothing else, for measurements.
+
+    `KUBELETS`: each node is a machine of its own with containerd and a kubelet.
+    """
 
     CNI = "cni"
     PLAIN = "plain"
     DOCKER = "docker"
+    KUBELETS = "kubelets"
 
 
 class Firewall(Enum):
@@ -92,6 +105,8 @@ class LabSpec:
     """What was asked for. `go_nodes`: numbers of the nodes that run the flanneld at `go_binary` instead of ours.
 
     `networks`: at most one of each family; a missing one is the default. `daemon_flags` go to our daemons only.
+
+    With kubelets, `manifest` is applied to the cluster instead of starting daemons, and every node gets `images`.
     """
 
     name: str = "lab"
@@ -102,12 +117,15 @@ class LabSpec:
     backend: str = "vxlan"
     backend_options: tuple[tuple[str, Option], ...] = ()
     networks: tuple[Net, ...] = ()
+    store: Store = Store.ETCD
     wiring: Wiring = Wiring.CNI
     firewall: Firewall = Firewall.NONE
     published: tuple[PortMapping, ...] = ()
     go_nodes: tuple[int, ...] = ()
     go_binary: str | None = None
     daemon_flags: tuple[str, ...] = ()
+    manifest: str | None = None
+    images: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -119,7 +137,8 @@ class LabSpec:
         for net in self.networks:
             if net.version not in self.stack.versions:
                 raise UsageError(f"--network {net}: the lab has no IPv{net.version}", hint="choose --stack dual")
-            for taken, what in _TAKEN.items():
+            known = _TAKEN | (_TAKEN_BY_KUBERNETES if self.store is Store.KUBERNETES else {})
+            for taken, what in known.items():
                 if overlaps(net, taken):
                     raise UsageError(f"--network {net}: {taken} is the lab's {what}", hint="choose another network")
         if strangers := [n for n in self.go_nodes if not 1 <= n <= self.nodes]:
@@ -129,6 +148,10 @@ class LabSpec:
         if self.go_nodes and self.firewall is Firewall.IPTABLES:
             # It wants br_netfilter in every namespace then (main.go).
             raise UsageError("--firewall iptables: Go flanneld runs with nft in the lab", hint="choose --firewall nft")
+        if self.wiring is Wiring.KUBELETS and self.store is not Store.KUBERNETES:
+            raise UsageError("--kubelets: a kubelet needs an API server", hint="add --store kubernetes")
+        if (self.manifest or self.images) and self.wiring is not Wiring.KUBELETS:
+            raise UsageError("--manifest and --image: nobody would run them", hint="add --kubelets")
         _check_published(self)
 
 
@@ -279,6 +302,11 @@ class Topology:
         return tuple(given.get(v, DEFAULT_NETWORKS[v]) for v in self.spec.stack.versions)
 
     @property
+    def service_networks(self) -> tuple[Net, ...]:
+        """Of a Kubernetes cluster, of the families that pods have."""
+        return tuple(_SERVICES[version] for version in self.spec.stack.versions)
+
+    @property
     def etcd_address(self) -> Addr:
         """An address of the router, which every node reaches on its link or by its default route."""
         return self.links[0].gateways[0].ip
@@ -322,9 +350,9 @@ class Topology:
             config["Network" if net.version == 4 else "IPv6Network"] = str(net)
         if 6 in self.spec.stack.versions:
             config |= {"EnableIPv4": 4 in self.spec.stack.versions, "EnableIPv6": True}
-        if self.spec.firewall is Firewall.NFT or self.spec.go_nodes:
+        if self.spec.firewall is not Firewall.NONE or self.spec.go_nodes:
             # Go flannel otherwise wants iptables, and br_netfilter in every namespace (pkg/trafficmngr).
-            config["EnableNFTables"] = True
+            config["EnableNFTables"] = self.spec.firewall is not Firewall.IPTABLES
         config["Backend"] = {"Type": self.spec.backend} | dict(self.spec.backend_options)
         return json.dumps(config)
 
