@@ -1,7 +1,6 @@
 """The event loop of our processes: uvloop where it is installed, else asyncio's own.
 
-uvloop has no wheels for 32-bit ARM, POWER and S/390; everything works without it, and the udp backend's small packets
-cost more.
+uvloop has no wheels for 32-bit ARM, POWER and S/390; everything works without it.
 """
 
 import asyncio

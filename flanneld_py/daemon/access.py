@@ -1,26 +1,15 @@
 """Access to etcd, as the options describe it and the password file completes it."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flanneld_py.daemon.options import Options
 from flanneld_py.errors import FlannelError, UsageError
-from flanneld_py.store.base import Condition
 
 if TYPE_CHECKING:
     from flanneld_py.etcd.client import EtcdAccess
-    from flanneld_py.store.etcd import EtcdStore
 
 _MAX_BYTES = 4096
-
-
-def etcd_store(options: Options, on_condition: Callable[[Condition], None]) -> "EtcdStore":
-    """The store in etcd. Raises as `etcd_access` does."""
-    access = etcd_access(options)
-    from flanneld_py.store.etcd import EtcdStore  # noqa: PLC0415 - as below
-
-    return EtcdStore(access, on_condition)
 
 
 def etcd_access(options: Options) -> "EtcdAccess":

@@ -35,6 +35,7 @@ TEST_KINDS = {
     "image",
     "interop",
     "kernels",
+    "kubernetes",
     "lab",
     "netns",
     "property",
