@@ -11,10 +11,11 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
 from http import HTTPStatus
 from random import Random, SystemRandom
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import httpx2
 from lightkube.config import client_adapter
+from lightkube.config.kubeconfig import SingleConfig
 from lightkube.core.exceptions import ConfigError as LightkubeConfigError
 
 from flanneld_py.errors import UsageError
@@ -177,7 +178,7 @@ class KubeClient:
     def _open(self) -> httpx2.AsyncClient:
         """A session; the credentials are read for a new one. lightkube reads a rotated token when it meets a 401."""
         if self._session is None:
-            parameters = client_adapter.ConnectionParams(timeout=_timeout(ANSWER_S))
+            parameters = _Connection(timeout=_timeout(ANSWER_S))
             self._session = client_adapter.AsyncClient(read_config(self._access), parameters)
         return self._session
 
@@ -203,6 +204,16 @@ class KubeClient:
 
     async def close(self) -> None:
         await self._forget()
+
+
+class _Connection(client_adapter.ConnectionParams):
+    """Trusts what Go's clients trust. Since Python 3.13 a default context also refuses authorities and certificates
+    that lack extensions of RFC 5280; those of many a running cluster lack the key identifiers."""
+
+    def httpx_params(self, config: SingleConfig) -> dict[str, Any]:
+        found: dict[str, Any] = super().httpx_params(config)
+        found["verify"].verify_flags &= ~ssl.VERIFY_X509_STRICT
+        return found
 
 
 def _timeout(silence_s: float) -> httpx2.Timeout:
