@@ -32,7 +32,7 @@ SPACE = "bench-kube"
 OWN = "node-0"
 DEADLINE_S = 120.0
 POLL_S = 0.005
-IDLE_S = 5.0
+IDLE_S = 20.0
 IMAGES = 25
 PREFIX = "flannel.alpha.coreos.com/"
 
