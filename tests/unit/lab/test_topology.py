@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flanneld_py.errors import LabError, UsageError
-from flanneld_py.lab.speccodec import parse_network, parse_option, spec_from_json, spec_to_json
-from flanneld_py.lab.topology import LabSpec, Stack, Topology, Underlay
+from flanneld_py.lab.speccodec import parse_mapping, parse_network, parse_option, spec_from_json, spec_to_json
+from flanneld_py.lab.topology import Firewall, LabSpec, PortMapping, Stack, Topology, Underlay, Wiring
 from flanneld_py.model.config import parse_config
 
 specs = st.builds(
