@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Final, TypeVar, cast
+from urllib.parse import urlsplit
 
 from flanneld_py.daemon.flags import Flag, Given, Setting, Value, parse_flags
 from flanneld_py.errors import UsageError
@@ -61,6 +62,14 @@ FLAGS: Final = (
     Flag("version", False, "print the version and end", variable=False),
 )
 
+_KUBE_FLAGS = (
+    "kube-api-url",
+    "kube-annotation-prefix",
+    "kubeconfig-file",
+    "net-config-path",
+    "set-node-network-unavailable",
+)
+"""Without effect unless leases are in the Kubernetes API."""
 _ETCD_FLAGS = tuple(flag for flag in FLAGS if flag.name.startswith("etcd-"))
 
 
@@ -75,16 +84,9 @@ class Later:
 LATER: Final[Mapping[str, Later]] = {
     "ip-masq": Later("does not masquerade", (False,)),
     "ip-masq-fully-random-disable": Later("does not masquerade", (False,)),
-    "kube-subnet-mgr": Later("keeps leases in etcd only", (False,)),
-    "kube-api-url": Later("keeps leases in etcd only", ("",)),
-    "kube-annotation-prefix": Later("keeps leases in etcd only"),
-    "kubeconfig-file": Later("keeps leases in etcd only", ("",)),
-    "healthz-port": Later("has no health server", (0,)),
     "iptables-resync": Later("writes no packet filter rules"),
     "iptables-forward-rules": Later("writes no packet filter rules", (False,)),
     "ip-blackhole-route": Later("adds no blackhole route", (False,)),
-    "net-config-path": Later("reads the configuration from etcd only"),
-    "set-node-network-unavailable": Later("keeps leases in etcd only"),
     "vmodule": Later("has one log level for all", ("",)),
     "log_backtrace_at": Later("logs no stack traces by line", ("",)),
 }
@@ -117,6 +119,15 @@ class Options:
     install_cni_args: str
     """Words as in a shell."""
     ip_masq: bool
+    healthz_ip: Addr
+    healthz_port: int
+    """0: no probes are answered."""
+    kube_subnet_mgr: bool
+    kube_api_url: str | None
+    kube_annotation_prefix: str
+    kubeconfig_file: Path | None
+    net_config_path: Path
+    set_node_network_unavailable: bool
     v: int
     log_format: str
     version: bool = False
@@ -194,6 +205,10 @@ class _Settings:
     def _value(self, name: str) -> Value:
         return self._given[name].value if name in self._given else self._defaults[name]
 
+    def differs(self, name: str) -> bool:
+        """Whether it is another value than the default."""
+        return self._value(name) != self._defaults[name]
+
     def text(self, name: str) -> str:
         return cast(str, self._value(name))
 
@@ -247,6 +262,14 @@ def _options(given: _Settings, *, help_: bool = False, version: bool = False) ->
         install_cni=given.boolean("install-cni"),
         install_cni_args=_shell_words(given, "install-cni-args"),
         ip_masq=given.boolean("ip-masq"),
+        healthz_ip=_healthz_ip(given),
+        healthz_port=given.integer("healthz-port", 0, 65535),
+        kube_subnet_mgr=given.boolean("kube-subnet-mgr"),
+        kube_api_url=_api_url(given),
+        kube_annotation_prefix=given.text("kube-annotation-prefix"),
+        kubeconfig_file=Path(text) if (text := given.text("kubeconfig-file")) else None,
+        net_config_path=Path(given.text("net-config-path")),
+        set_node_network_unavailable=given.boolean("set-node-network-unavailable"),
         v=given.integer("v", 0, 10),
         log_format=_log_format(given),
         version=version,
@@ -264,6 +287,9 @@ def _check_pairs(given: _Settings) -> None:
     if len(passwords) == 2:
         both = " and ".join(map(given.origin, passwords))
         raise UsageError(f"{both}: both are given", hint="leave one out")
+    useless = [name for name in _KUBE_FLAGS if given.differs(name)]
+    if useless and not given.boolean("kube-subnet-mgr"):
+        raise UsageError(f"{given.origin(useless[0])}: leases are kept in etcd", hint="give --kube-subnet-mgr too")
     if passwords and not given.text("etcd-username"):
         raise UsageError(f"{given.origin(passwords[0])}: whose password is it?", hint="give --etcd-username")
     if given.text("etcd-username") and not passwords:
@@ -282,6 +308,26 @@ def _endpoints(given: _Settings) -> tuple[str, ...]:
         return tuple(str(parse_endpoint(text, tls=tls)) for text in texts)
     except UsageError as err:
         raise UsageError(f"{given.origin('etcd-endpoints')}: {err.message}", hint=err.hint) from None
+
+
+def _api_url(given: _Settings) -> str | None:
+    """What may stand in logs and in `ps`: no password."""
+    url = given.optional("kube-api-url")
+    if url is None:
+        return None
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if "@" in url:
+        reason = f"{given.origin('kube-api-url')}: holds a user or a password"
+        raise UsageError(reason, hint="put them into a --kubeconfig-file")
+    if not good:
+        raise UsageError(
+            f"{given.origin('kube-api-url')}={url[:60]!a}: is no address", hint="such as https://10.0.0.1:6443"
+        )
+    return url
 
 
 def _prefix(given: _Settings) -> str:
@@ -315,6 +361,15 @@ def _address(given: _Settings, name: str) -> Addr | None:
     if address.is_unspecified or address.is_multicast:
         raise UsageError(f"{given.origin(name)}={text}: is not the address of one node")
     return address
+
+
+def _healthz_ip(given: _Settings) -> Addr:
+    text = given.text("healthz-ip")
+    try:
+        return ip_address(text)
+    except ValueError:
+        reason = f"{given.origin('healthz-ip')}={text[:60]!a}: is not an IP address"
+        raise UsageError(reason, hint="0.0.0.0 is every IPv4 address of the node, :: every one") from None
 
 
 def _public(given: _Settings, name: str, kind: type[A]) -> A | None:
