@@ -9,7 +9,7 @@ from typing import Any
 from bench import publish
 from bench.datapaths import DIRECT, GO_UDP, NATIVE, VXLAN
 from bench.measure import METRICS
-from bench.results import Results, read
+from bench.results import Results, quiet_share, read
 from bench.textgrid import Row, grid
 from flanneld_py.errors import FlannelError, UsageError
 
@@ -51,7 +51,7 @@ def block(results: Results) -> list[str]:
     names = {path.name for path in results.measured}
     if missing := [name for name in (NATIVE, VXLAN, GO_UDP) if name not in names]:
         raise UsageError(f"the run did not measure {', '.join(missing)}", hint="python -m bench paths, without --paths")
-    quiet, turns = publish.quiet_share(results.rounds)
+    quiet, turns = quiet_share(results.rounds)
     rounds = max(one.number for one in results.rounds)
     return [
         f"{publish.facts(results)}; `{results.command}`, {results.started[:10]}, {rounds} rounds, {quiet} of {turns} "
@@ -86,7 +86,7 @@ def _heading(metric: str) -> str:
 
 
 def _figure_rows(results: Results) -> list[Row]:
-    rows = []
+    rows: list[Row] = []
     for path in results.measured:
         spreads = [results.spread(path.name, metric) for metric in FIGURES]
         rows.append((path.title, *("-" if one is None else publish.number(one.median) for one in spreads)))
