@@ -26,6 +26,7 @@ from flanneld_py.daemon.leasekeeper import LeaseKeeper
 from flanneld_py.daemon.leasewatch import follow_leases
 from flanneld_py.daemon.options import Options, describe
 from flanneld_py.daemon.overlay import Overlay
+from flanneld_py.daemon.podserver import serving_pods
 from flanneld_py.daemon.setup import Setup, follow_config, prepare
 from flanneld_py.daemon.workerwatch import follow_worker
 from flanneld_py.dataplane.supervisor import WorkerSupervisor
@@ -59,7 +60,10 @@ async def serve(options: Options, environ: Mapping[str, str]) -> None:
         board = Board(options.subnet_file.parent, status, notify_socket=environ.get("NOTIFY_SOCKET"))
         told = _cancel_on_signal()
         try:
-            async with listening(options.subnet_file.parent, {"status": board.report}):
+            async with (
+                listening(options.subnet_file.parent, {"status": board.report}),
+                serving_pods(options.subnet_file, wanted=options.cni_resident),
+            ):
                 await _run(options, identity, board)
         except asyncio.CancelledError:
             if not told.is_set():

@@ -51,6 +51,7 @@ FLAGS: Final = (
     Flag("ip-blackhole-route", False, "drop traffic for addresses of the own subnet that no pod has"),
     Flag("net-config-path", "/etc/kube-flannel/net-conf.json", "network configuration, with --kube-subnet-mgr", "FILE"),
     Flag("set-node-network-unavailable", True, "clear the node's condition NetworkUnavailable when ready"),
+    Flag("cni-resident", True, "connect pods in the daemon when the CNI plugin asks, which is faster"),
     Flag("v", 0, "how much to log, 0 to 10", "LEVEL"),
     Flag("vmodule", "", "how much to log, by source file", "PATTERN=LEVEL,..."),
     Flag("log_backtrace_at", "", "log a stack trace at this line", "FILE:LINE"),
@@ -111,6 +112,7 @@ class Options:
     udp_linger: int
     """Seconds. Then port and device are free for another implementation."""
     ip_masq: bool
+    cni_resident: bool
     v: int
     log_format: str
     version: bool = False
@@ -239,6 +241,7 @@ def _options(given: _Settings, *, help_: bool = False, version: bool = False) ->
         reacquire=given.boolean("reacquire"),
         udp_linger=given.integer("udp-linger", 0, 86400),
         ip_masq=given.boolean("ip-masq"),
+        cni_resident=given.boolean("cni-resident"),
         v=given.integer("v", 0, 10),
         log_format=_log_format(given),
         version=version,

@@ -54,8 +54,16 @@ OPTIONS = (NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK)
 class NetlinkSocket:
     """Not for use by several threads. `groups`: RTNLGRP_* to listen to. Raises KernelError if it cannot be opened."""
 
-    def __init__(self, *, netns: Netns = None, groups: Iterable[int] = (), receive_bytes: int = _RECEIVE_BYTES) -> None:
-        self._socket = in_netns(netns, lambda: open_socket(groups, receive_bytes))
+    def __init__(
+        self,
+        *,
+        netns: Netns = None,
+        groups: Iterable[int] = (),
+        receive_bytes: int = _RECEIVE_BYTES,
+        given: socket.socket | None = None,
+    ) -> None:
+        """`given`: an open netlink socket of whatever namespace, which is ours from here on."""
+        self._socket = in_netns(netns, lambda: open_socket(groups, receive_bytes)) if given is None else given
         self._buffer = bytearray(_DATAGRAM_BYTES)
         self._view = memoryview(self._buffer)
         self._next = 1

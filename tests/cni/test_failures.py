@@ -172,5 +172,12 @@ def test_signals_that_the_interpreter_ignores_are_not_ignored_by_the_delegate(no
     assert not ignored & (1 << 12 | 1 << 24)  # SIGPIPE, SIGXFSZ
 
 
+def test_other_failures_are_not_taken_for_an_old_address(node: Node, pods: PodMaker) -> None:
+    node.add(node.conf(), pods().path, container="old")
+    node.replace_plugin("host-local", """echo '{"code": 11, "msg": "full"}'; exit 1""")
+    answer = node.call("ADD", node.conf(), netns=pods().path)
+    assert answer.document is not None and answer.document["code"] == 11
+
+
 def test_real_plugins_are_what_is_tested() -> None:
     assert (REAL_PLUGINS / "bridge").read_bytes()[:4] == b"\x7fELF"
