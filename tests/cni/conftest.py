@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cni_plugin import program
+from cni_plugin import launcher, program
 from tests.cni import resident
 from tests.cni.node import Node, PodMaker, link_real_plugins, pod
 from tests.netns.space import Namespace, netns, no_leftovers
@@ -24,13 +24,16 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def installed_launcher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with the launcher as its entry."""
     folder = tmp_path_factory.mktemp("launcher")
-    resident.install(folder)
+    launcher.install(folder)
     return folder
 
 
 @pytest.fixture
 def way(request: pytest.FixtureRequest) -> str:
-    """How pods are connected: "plain", or "resident", by the daemon. Modules that run both ways parametrize it."""
+    """How pods are connected: "plain"; "resident", by the daemon; "launcher", which asks a daemon that is not there.
+
+    Modules that run several ways parametrize it.
+    """
     return str(getattr(request, "param", "plain"))
 
 
@@ -43,7 +46,7 @@ def node(netns: Namespace, tmp_path: Path, way: str, request: pytest.FixtureRequ
     entry = request.getfixturevalue("installed" if way == "plain" else "installed_launcher")
     (folder / "flannel").symlink_to(entry / "flannel")
     node = Node(netns, tmp_path, folder)
-    with nullcontext() if way == "plain" else resident.serving(netns, node.env_file):
+    with resident.serving(netns, node.env_file) if way == "resident" else nullcontext():
         yield node
 
 
