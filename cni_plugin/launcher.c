@@ -1,5 +1,5 @@
-/* The CNI plugin's entry: asks the node's daemon to connect or disconnect a container, and runs the plugin proper, which
- * is Python, where nobody answers.
+/* The CNI plugin's entry: asks the node's daemon to connect or disconnect a container, and runs the plugin proper,
+ * which is Python, where nobody answers.
  *
  * Static, since it must start in well under a millisecond, and on hosts whose C library is another one or none. The
  * daemon needs no privilege over the container's namespace: what it could not open is opened here and sent along.
@@ -15,6 +15,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,7 +27,8 @@
 
 static struct input input;
 
-bool write_all(int fd, const char *data, size_t size)
+/* Return: whether all of the bytes were written. */
+static bool write_all(int fd, const char *data, size_t size)
 {
 	while (size > 0) {
 		ssize_t done = write(fd, data, size);
@@ -41,13 +43,19 @@ bool write_all(int fd, const char *data, size_t size)
 	return true;
 }
 
+bool print_answer(const char *text, size_t size)
+{
+	signal(SIGPIPE, SIG_IGN);
+	return write_all(STDOUT_FILENO, text, size);
+}
+
 _Noreturn void fail(const char *what, int error)
 {
 	char text[512];
 	int size = snprintf(text, sizeof text, "{\"code\":999,\"msg\":\"%s: %s\"}\n", what, strerror(error));
 
 	if (size > 0 && (size_t)size < sizeof text)
-		write_all(STDOUT_FILENO, text, (size_t)size);
+		print_answer(text, (size_t)size);
 	_exit(1);
 }
 
@@ -140,7 +148,7 @@ static _Noreturn void report_lost(void)
 		"{\"code\":11,\"details\":\"DEL will undo it; see the log of flanneld\","
 		"\"msg\":\"flanneld ended while it connected the container, and what it had done is not undone\"}\n";
 
-	write_all(STDOUT_FILENO, text, sizeof text - 1);
+	print_answer(text, sizeof text - 1);
 	_exit(1);
 }
 

@@ -37,7 +37,9 @@ int start_interpreter(char **arguments);
  */
 _Noreturn void fail(const char *what, int error);
 
-/* Return: whether all of the bytes were written. */
-bool write_all(int fd, const char *data, size_t size);
+/* Write to standard output, where perhaps nobody reads any more. What follows can only be the end.
+ * Return: whether all of it was written
+ */
+bool print_answer(const char *text, size_t size);
 
 #endif

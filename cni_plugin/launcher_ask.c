@@ -326,7 +326,7 @@ static enum outcome converse(int fd, int *code)
 		return UNTOUCHED;
 	if (size == 0 || (message[0] != 'R' && message[0] != 'E'))
 		return LOST;
-	*code = message[0] == 'E' || !write_all(STDOUT_FILENO, message + 1, size - 1);
+	*code = print_answer(message + 1, size - 1) && message[0] == 'R' ? 0 : 1;
 	return ANSWERED;
 }
 
@@ -338,7 +338,11 @@ enum outcome ask_daemon(const struct input *input, int *code)
 	size_t size, count, number;
 	int fd;
 
-	if (!input->whole || !find_socket(input, path) || (size = write_question(input, path)) == 0 || (fd = open_socket(path)) < 0)
+	if (!input->whole || !find_socket(input, path))
+		return UNTOUCHED;
+	size = write_question(input, path);
+	fd = size > 0 ? open_socket(path) : -1;
+	if (fd < 0)
 		return UNTOUCHED;
 	for (number = 0; number < DESCRIPTORS; number++)
 		fds[number] = -1;

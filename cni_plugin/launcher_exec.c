@@ -1,7 +1,7 @@
 /* The plugin proper: starts the interpreter that runs it, and is gone.
  *
- * Beside this program lies flannel.d, a folder or a symbolic link to one, which an update replaces by a rename. In it the file
- * `start` holds the command, a word a line; a word that begins with ./ is a path in the folder. The link is followed
+ * Beside this program lies flannel.d, a folder or a symbolic link to one, which an update replaces by a rename. In it
+ * the file `start` holds the command, a word a line; a word that begins with ./ is a path in the folder. The link is followed
  * once, so that the plugin loads all its parts from one version.
  */
 

@@ -144,7 +144,7 @@ def delegate_config(question: Question, env: SubnetEnv) -> Object:
     ipam = dict(_object(given, "ipam"))
     ipam.setdefault("type", "host-local")
     ipam["ranges"] = [[{"subnet": str(net)}] for net in _subnets(env)]
-    routes = ipam.get("routes") or []
+    routes = [] if ipam.get("routes") is None else ipam["routes"]
     if not isinstance(routes, list):
         raise NotForUs("ipam.routes is no list")
     ipam["routes"] = [*(_clean_route(route) for route in routes), *({"dst": str(net)} for net in _networks(env))]

@@ -28,13 +28,16 @@ def installed_launcher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A module names in WAYS the ways in which its tests run."""
+    if "way" in metafunc.fixturenames:
+        metafunc.parametrize("way", getattr(metafunc.module, "WAYS", ("plain",)), indirect=True)
+
+
 @pytest.fixture
 def way(request: pytest.FixtureRequest) -> str:
-    """How pods are connected: "plain"; "resident", by the daemon; "launcher", which asks a daemon that is not there.
-
-    Modules that run several ways parametrize it.
-    """
-    return str(getattr(request, "param", "plain"))
+    """How pods are connected: "plain"; "resident", by the daemon; "launcher", which asks a daemon that is not there."""
+    return str(request.param)
 
 
 @pytest.fixture

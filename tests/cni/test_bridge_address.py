@@ -1,10 +1,8 @@
 """A bridge with the address of an earlier lease: named, and mended where that harms nobody."""
 
-import pytest
-
 from tests.cni.node import SUBNET_ENV, Node, PodMaker
 
-pytestmark = pytest.mark.parametrize("way", ["plain", "resident"], indirect=True)
+WAYS = ("plain", "resident")
 NEW_ENV = SUBNET_ENV.replace("10.77.9.1", "10.77.55.1")
 
 

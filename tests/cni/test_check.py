@@ -8,7 +8,7 @@ import pytest
 from tests.cni.node import DUAL_STACK_ENV, Node, PodMaker
 from tests.netns.space import Namespace
 
-pytestmark = pytest.mark.parametrize("way", ["plain", "resident"], indirect=True)
+WAYS = ("plain", "resident")
 
 
 def checked(node: Node, pod: Namespace, result: dict[str, Any] | None, **changes: Any) -> Any:

@@ -10,6 +10,8 @@ import pytest
 
 from tests.cni.node import NOTHING, REAL_PLUGINS, Node, PodMaker
 
+WAYS = ("plain", "launcher")
+
 
 def refused(node: Node, conf: dict[str, Any], netns: str, **more: Any) -> dict[str, Any]:
     answer = node.call("ADD", conf, netns=netns, **more)

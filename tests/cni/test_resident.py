@@ -15,7 +15,7 @@ from tests.cni.node import DUAL_STACK_ENV, NOTHING, SUBNET_ENV, Node, PodMaker
 from tests.cni.test_lifecycle import VERSIONS
 from tests.netns.space import Namespace
 
-pytestmark = pytest.mark.parametrize("way", ["resident"], indirect=True)
+WAYS = ("resident",)
 
 OURS_ALONE = ("mac", "name", "sandbox", "address", "link_index", "ifindex", "local")
 

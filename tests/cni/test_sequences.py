@@ -11,6 +11,8 @@ from cni_plugin import scratch
 from tests.cni.node import NOTHING, TIMEOUT_S, Node, PodMaker, remove_namespace
 from tests.netns.space import Namespace
 
+WAYS = ("plain", "resident")
+
 SEQUENCES = 12
 STEPS = 10
 IFNAMES = ("eth0", "net1")
