@@ -64,15 +64,16 @@ static const char *skip_blanks(const char *at, const char *end)
 }
 
 /* The value of the configuration's own key "subnetFile".
+ * @text: the configuration, of @size bytes
  * @path: filled with it, or with the default if there is no such key
  * The text is not checked: the daemon reads it too, and serves only if its
  * reading of the key led to its socket.
  * Return: whether there is no doubt
  */
-static bool find_subnet_file(const struct input *input, char path[MAX_PATH])
+static bool find_subnet_file(const char *text, size_t size, char path[MAX_PATH])
 {
 	static const char key[] = "subnetFile";
-	const char *at = input->bytes, *end = input->bytes + input->size, *close;
+	const char *at = text, *end = text + size, *close;
 	int depth = 0;
 
 	strcpy(path, SUBNET_FILE);
@@ -111,11 +112,11 @@ static bool find_subnet_file(const struct input *input, char path[MAX_PATH])
  * @path: filled with it
  * Return: whether there is no doubt
  */
-static bool find_socket(const struct input *input, char path[MAX_PATH + sizeof SOCKET_NAME])
+static bool find_socket(const char *text, size_t size, char path[MAX_PATH + sizeof SOCKET_NAME])
 {
 	char *slash;
 
-	if (!find_subnet_file(input, path))
+	if (!find_subnet_file(text, size, path))
 		return false;
 	slash = strrchr(path, '/');
 	if (path[0] != '/' || slash == NULL)
@@ -338,7 +339,7 @@ enum outcome ask_daemon(const struct input *input, int *code)
 	size_t size, count, number;
 	int fd;
 
-	if (!input->whole || !find_socket(input, path))
+	if (!input->whole || !find_socket(input->bytes, input->size, path))
 		return UNTOUCHED;
 	size = write_question(input, path);
 	fd = size > 0 ? open_socket(path) : -1;

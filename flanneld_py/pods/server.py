@@ -66,7 +66,8 @@ class PodServer:
 
     def remove_socket(self) -> None:
         """Nobody is tempted to ask: that of a daemon before is gone."""
-        self._path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._path.unlink()
 
     def close(self) -> None:
         """No question is taken any more; one that has begun is answered first, if that does not take too long."""
@@ -173,11 +174,11 @@ def _received(connection: socket.socket) -> Iterator[tuple[bytes, Handles]]:
 
 def _listen(path: Path) -> socket.socket:
     """Open to the owner alone. The directory is locked by this daemon, so that a socket there is a dead one's."""
-    path.unlink(missing_ok=True)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
     folder = -1
     mask = os.umask(0o177)
     try:
+        path.unlink(missing_ok=True)
         # By the directory's descriptor, since an address has room for 107 bytes only.
         folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         sock.bind(f"/proc/self/fd/{folder}/{path.name}")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from cni_plugin import launcher
 from tests.cni import serve
 from tests.cni.node import NOTHING, TIMEOUT_S, Node, PodMaker
 from tests.netns.space import wait_until
@@ -302,3 +303,31 @@ def test_daemon_of_another_namespace_leaves_it(node: Node, pods: PodMaker) -> No
         process.kill()
     assert len(node.links()) == 1
     assert [link["ifname"] for link in elsewhere.ip_json("link")] == ["lo"]
+
+
+@pytest.fixture(scope="session")
+def sanitized(tmp_path_factory: pytest.TempPathFactory, installed_launcher: Path) -> Path:
+    """The same plugin with a launcher that the sanitizers watch."""
+    folder = tmp_path_factory.mktemp("sanitized")
+    (folder / launcher.FOLDER).symlink_to(installed_launcher / launcher.FOLDER)
+    flags = ("-std=c11", "-D_GNU_SOURCE", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+    subprocess.run(["cc", *flags, *launcher.SOURCES, "-o", folder / "flannel"], check=True)
+    return folder
+
+
+def test_sanitizers_find_nothing(node: Node, pods: PodMaker, sanitized: Path) -> None:
+    (node.bin / "flannel").unlink()
+    (node.bin / "flannel").symlink_to(sanitized / "flannel")
+    for messages in [*SAYINGS.values(), (b"B", b"R" + RESULT), (b"B", b"E{}")]:
+        pod = pods()
+        with daemon(node, says(*messages)):
+            answer = node.call("ADD", node.conf(), netns=pod.path)
+        assert "Sanitizer" not in answer.log and "runtime error" not in answer.log
+        node.delete(node.conf(), pod.path)
+    with server(node):
+        pod = pods()
+        node.add(node.conf(), pod.path)
+        assert node.delete(node.conf(), pod.path).log == ""
+    assert node.call("ADD", b"x" * 100_000, netns=pods().path).code == 1
+    assert node.call("VERSION", b"").code == 0
+    assert node.left() == NOTHING
