@@ -125,9 +125,9 @@ class Bench:
             raise FlannelError("the daemon does not answer the plugin", hint="its log says why")
         self._names: list[str] = []
         plain, resident = folder / "plain", folder / "resident"
-        plain.mkdir()
-        program.install(program.own_program(None), plain)
-        launcher.install(resident)
+        for directory, entry in ((plain, program.own_program(None)), (resident, launcher.launched(None))):
+            directory.mkdir()
+            program.install(entry, directory)
         self.ways = [
             Way(BARE, PLUGINS / "bridge", self._bare(subnet_file)),
             Way(PLAIN, plain / program.NAME, self._conf(PLAIN, subnet_file)),

@@ -9,17 +9,19 @@ flannel.d/cni_plugin/   our modules
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from cni_plugin import place, program, result
-from cni_plugin.program import ProgramError
+from cni_plugin import program, result
+from cni_plugin.program import Program, ProgramError
 
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("launcher.c", "launcher_ask.c", "launcher_exec.c"))
 COMPILERS = ("cc", "gcc", "clang")
 WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror")
-FOLDER = "flannel.d"
-SCRIPT = """\
+START, SCRIPT = "start", "flannel.py"
+_SCRIPT = """\
+{mark} {version}
 import sys
 
 sys.path.insert(0, __file__.rpartition("/")[0])
@@ -49,21 +51,21 @@ def make_launcher(path: Path) -> None:
     path.chmod(0o755)
 
 
-def launcher_program(python: str | None) -> tuple[bytes, dict[str, bytes]]:
-    """The launcher, and what belongs into flannel.d beside it; `python` runs the plugin proper."""
-    own = program.own_program(python)
+def launched(python: str | None) -> Program:
+    """This package with the launcher as its entry; the plugin proper is run by an interpreter of the node.
+
+    ProgramError: the interpreter is not fit, or there is no compiler.
+    """
+    script = program.own_program(python)
     with TemporaryDirectory() as folder:
         path = Path(folder) / program.NAME
         make_launcher(path)
         entry = path.read_bytes()
-    words = [own.python, program.FLAGS, "./flannel.py"]
-    modules = {f"cni_plugin/{name}": source for name, source in own.sources.items()}
-    return entry, {"start": "".join(f"{word}\n" for word in words).encode(), "flannel.py": SCRIPT.encode(), **modules}
+    return Program(entry, {**script.files, **starter([script.python, program.FLAGS])}, script.python)
 
 
-def install(directory: Path, python: str | None = None) -> None:
-    """The directory has the plugin with the launcher as its entry."""
-    entry, files = launcher_program(python)
-    for name, data in files.items():
-        place.write_file(directory / FOLDER / name, data, 0o644)
-    place.write_file(directory / program.NAME, entry, 0o755)
+def starter(interpreter: Sequence[str]) -> dict[str, tuple[bytes, int]]:
+    """The files by which the launcher finds the plugin proper; the interpreter may be a path as ./bin/python3."""
+    script = _SCRIPT.format(mark=program.MARK, version=result.VERSION)
+    words = "".join(f"{word}\n" for word in (*interpreter, f"./{SCRIPT}"))
+    return {START: (words.encode(), 0o644), SCRIPT: (script.encode(), 0o644)}

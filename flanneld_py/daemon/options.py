@@ -6,11 +6,13 @@ without effect it would leave the operator with another network than was asked f
 """
 
 import posixpath
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Final, TypeVar, cast
+from urllib.parse import urlsplit
 
 from flanneld_py.daemon.flags import Flag, Given, Setting, Value, parse_flags
 from flanneld_py.errors import UsageError
@@ -38,6 +40,8 @@ FLAGS: Final = (
     Flag("subnet-lease-renew-margin", 60, "minutes before its end at which the lease is renewed, 1 to 1439", "MINUTES"),
     Flag("reacquire", False, "take a new subnet if the lease is lost, instead of ending"),
     Flag("udp-linger", 60, "with the udp backend: how long packets are carried after a stop", "SECONDS"),
+    Flag("install-cni", False, "put the CNI plugin and its conflist into place once the network works"),
+    Flag("install-cni-args", "", "what is passed on to `flanneld install-cni` then", "ARGUMENTS"),
     Flag("ip-masq", False, "masquerade traffic that leaves the network"),
     Flag("ip-masq-fully-random-disable", False, "masquerade without --random-fully"),
     Flag("kube-subnet-mgr", False, "keep leases in the Kubernetes API instead of etcd"),
@@ -59,6 +63,14 @@ FLAGS: Final = (
     Flag("version", False, "print the version and end", variable=False),
 )
 
+_KUBE_FLAGS = (
+    "kube-api-url",
+    "kube-annotation-prefix",
+    "kubeconfig-file",
+    "net-config-path",
+    "set-node-network-unavailable",
+)
+"""Without effect unless leases are in the Kubernetes API."""
 _ETCD_FLAGS = tuple(flag for flag in FLAGS if flag.name.startswith("etcd-"))
 
 
@@ -73,16 +85,9 @@ class Later:
 LATER: Final[Mapping[str, Later]] = {
     "ip-masq": Later("does not masquerade", (False,)),
     "ip-masq-fully-random-disable": Later("does not masquerade", (False,)),
-    "kube-subnet-mgr": Later("keeps leases in etcd only", (False,)),
-    "kube-api-url": Later("keeps leases in etcd only", ("",)),
-    "kube-annotation-prefix": Later("keeps leases in etcd only"),
-    "kubeconfig-file": Later("keeps leases in etcd only", ("",)),
-    "healthz-port": Later("has no health server", (0,)),
     "iptables-resync": Later("writes no packet filter rules"),
     "iptables-forward-rules": Later("writes no packet filter rules", (False,)),
     "ip-blackhole-route": Later("adds no blackhole route", (False,)),
-    "net-config-path": Later("reads the configuration from etcd only"),
-    "set-node-network-unavailable": Later("keeps leases in etcd only"),
     "vmodule": Later("has one log level for all", ("",)),
     "log_backtrace_at": Later("logs no stack traces by line", ("",)),
 }
@@ -111,8 +116,20 @@ class Options:
     reacquire: bool
     udp_linger: int
     """Seconds. Then port and device are free for another implementation."""
+    install_cni: bool
+    install_cni_args: str
+    """Words as in a shell."""
     ip_masq: bool
     cni_resident: bool
+    healthz_ip: Addr
+    healthz_port: int
+    """0: no probes are answered."""
+    kube_subnet_mgr: bool
+    kube_api_url: str | None
+    kube_annotation_prefix: str
+    kubeconfig_file: Path | None
+    net_config_path: Path
+    set_node_network_unavailable: bool
     v: int
     log_format: str
     version: bool = False
@@ -190,6 +207,10 @@ class _Settings:
     def _value(self, name: str) -> Value:
         return self._given[name].value if name in self._given else self._defaults[name]
 
+    def differs(self, name: str) -> bool:
+        """Whether it is another value than the default."""
+        return self._value(name) != self._defaults[name]
+
     def text(self, name: str) -> str:
         return cast(str, self._value(name))
 
@@ -240,8 +261,18 @@ def _options(given: _Settings, *, help_: bool = False, version: bool = False) ->
         subnet_lease_renew_margin=given.integer("subnet-lease-renew-margin", 1, 1439),
         reacquire=given.boolean("reacquire"),
         udp_linger=given.integer("udp-linger", 0, 86400),
+        install_cni=given.boolean("install-cni"),
+        install_cni_args=_shell_words(given, "install-cni-args"),
         ip_masq=given.boolean("ip-masq"),
         cni_resident=given.boolean("cni-resident"),
+        healthz_ip=_healthz_ip(given),
+        healthz_port=given.integer("healthz-port", 0, 65535),
+        kube_subnet_mgr=given.boolean("kube-subnet-mgr"),
+        kube_api_url=_api_url(given),
+        kube_annotation_prefix=given.text("kube-annotation-prefix"),
+        kubeconfig_file=Path(text) if (text := given.text("kubeconfig-file")) else None,
+        net_config_path=Path(given.text("net-config-path")),
+        set_node_network_unavailable=given.boolean("set-node-network-unavailable"),
         v=given.integer("v", 0, 10),
         log_format=_log_format(given),
         version=version,
@@ -259,11 +290,16 @@ def _check_pairs(given: _Settings) -> None:
     if len(passwords) == 2:
         both = " and ".join(map(given.origin, passwords))
         raise UsageError(f"{both}: both are given", hint="leave one out")
+    useless = [name for name in _KUBE_FLAGS if given.differs(name)]
+    if useless and not given.boolean("kube-subnet-mgr"):
+        raise UsageError(f"{given.origin(useless[0])}: leases are kept in etcd", hint="give --kube-subnet-mgr too")
     if passwords and not given.text("etcd-username"):
         raise UsageError(f"{given.origin(passwords[0])}: whose password is it?", hint="give --etcd-username")
     if given.text("etcd-username") and not passwords:
         reason = f"{given.origin('etcd-username')}: needs a password"
         raise UsageError(reason, hint="give --etcd-password-file")
+    if given.text("install-cni-args") and not given.boolean("install-cni"):
+        raise UsageError(f"{given.origin('install-cni-args')}: nothing is installed", hint="give --install-cni")
 
 
 def _endpoints(given: _Settings) -> tuple[str, ...]:
@@ -275,6 +311,26 @@ def _endpoints(given: _Settings) -> tuple[str, ...]:
         return tuple(str(parse_endpoint(text, tls=tls)) for text in texts)
     except UsageError as err:
         raise UsageError(f"{given.origin('etcd-endpoints')}: {err.message}", hint=err.hint) from None
+
+
+def _api_url(given: _Settings) -> str | None:
+    """What may stand in logs and in `ps`: no password."""
+    url = given.optional("kube-api-url")
+    if url is None:
+        return None
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if "@" in url:
+        reason = f"{given.origin('kube-api-url')}: holds a user or a password"
+        raise UsageError(reason, hint="put them into a --kubeconfig-file")
+    if not good:
+        raise UsageError(
+            f"{given.origin('kube-api-url')}={url[:60]!a}: is no address", hint="such as https://10.0.0.1:6443"
+        )
+    return url
 
 
 def _prefix(given: _Settings) -> str:
@@ -310,12 +366,32 @@ def _address(given: _Settings, name: str) -> Addr | None:
     return address
 
 
+def _healthz_ip(given: _Settings) -> Addr:
+    text = given.text("healthz-ip")
+    try:
+        return ip_address(text)
+    except ValueError:
+        reason = f"{given.origin('healthz-ip')}={text[:60]!a}: is not an IP address"
+        raise UsageError(reason, hint="0.0.0.0 is every IPv4 address of the node, :: every one") from None
+
+
 def _public(given: _Settings, name: str, kind: type[A]) -> A | None:
     address = _address(given, name)
     if address is None or isinstance(address, kind):
         return address
     other = "--public-ipv6" if kind is IPv4Address else "--public-ip"
     raise UsageError(f"{given.origin(name)}={address}: is of the other address family", hint=f"give it to {other}")
+
+
+def _shell_words(given: _Settings, name: str) -> str:
+    """The text, if a shell could split it."""
+    text = given.text(name)
+    try:
+        shlex.split(text)
+    except ValueError as err:
+        reason = f"{given.origin(name)}={text[:60]!a}: {str(err).lower()}"
+        raise UsageError(reason, hint="write quotes as in a shell") from None
+    return text
 
 
 def _pattern(text: str, origin: str) -> str:

@@ -5,11 +5,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
+from flanneld_py.daemon import checksumwatch, elsewhere
 from flanneld_py.daemon.board import Board
 from flanneld_py.daemon.planner import Planner, problems_of
 from flanneld_py.daemon.setup import Setup
 from flanneld_py.errors import ConfigError, KernelError
-from flanneld_py.model.entry import Desired, Failure, Op, Sysctl
+from flanneld_py.model.entry import Desired, Failure, Op, Sysctl, TxChecksum
 from flanneld_py.model.lease import Lease
 from flanneld_py.model.leaseset import LeaseSet
 from flanneld_py.model.net import Addr
@@ -90,6 +91,16 @@ class Overlay:
             log.warning("MTU of %s changed from %d to %d: following", external.name, external.mtu, mtu)
         self._facts = followed
 
+    def worker(self, stats: Mapping[str, Any] | None) -> None:
+        """What the udp backend's worker counts goes to the board, and what it tells of peers into the warnings."""
+        self._board.worker(stats)
+        leases = (state.lease for state in self._planner.peers.values())
+        self._warn(elsewhere.MARK, elsewhere.senders_elsewhere(stats, leases))
+
+    def warn_of_checksums(self, warning: str | None) -> None:
+        """None: there is no reason any more."""
+        self._warn(checksumwatch.MARK, warning)
+
     def _warn(self, mark: str, text: str | None) -> None:
         """Replace the warning that contains `mark`; said in the log when it is new."""
         others = tuple(old for old in self._board.status.warnings if mark not in old)
@@ -110,6 +121,7 @@ class Overlay:
             difference=len(progress.failures),
             repaired=progress.repaired,
             failures=tuple(map(str, progress.failures.values())),
+            offload=tuple(str(entry) for entry in self._desired.entries.values() if isinstance(entry, TxChecksum)),
             peers=len(peers),
             peers_unreached=len(self._problems),
         )
@@ -132,7 +144,8 @@ class Overlay:
 
     def _is_blocking(self, failure: Failure) -> bool:
         """Without it the node has no network. A sysctl may be right to be refused: in a container the host sets it."""
-        return failure.op.entry.key not in self._desired.owners and not isinstance(failure.op.entry, Sysctl)
+        entry = failure.op.entry
+        return entry.key not in self._desired.owners and not isinstance(entry, Sysctl | TxChecksum)
 
     def _publish(self) -> None:
         mtu, own = self._backend.mtu(self._facts), self._own()

@@ -12,6 +12,7 @@ from flanneld_py.backend.table import read_backend
 from flanneld_py.daemon.board import Board
 from flanneld_py.daemon.options import Options
 from flanneld_py.daemon.prelude import check_interface, choose_interface, link_alias, node_facts
+from flanneld_py.daemon.stores import Opened, with_wishes
 from flanneld_py.errors import ConfigError
 from flanneld_py.model.config import BackendConfig, NetworkConfig, check_config
 from flanneld_py.model.lease import NodeIdentity
@@ -37,12 +38,12 @@ class Setup:
     rejected: tuple[str, ...]
 
 
-async def prepare(
-    options: Options, identity: NodeIdentity, store: LeaseStore, sock: NetlinkSocket, board: Board
-) -> Setup:
+async def prepare(options: Options, identity: NodeIdentity, opened: Opened, sock: NetlinkSocket, board: Board) -> Setup:
     """Waits for the store and its configuration. ConfigError, InterfaceError: what cannot be used."""
     rng = random.SystemRandom()
+    store = opened.store
     config, backend = await _configuration(store, board)
+    options = await with_wishes(options, opened.node)
     versions = tuple(family.version for family in config.families)
     choice = choose_interface(sock, options, versions)
     external = choice.external

@@ -24,7 +24,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def installed_launcher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with the launcher as its entry."""
     folder = tmp_path_factory.mktemp("launcher")
-    launcher.install(folder)
+    program.install(launcher.launched(None), folder)
     return folder
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from cni_plugin import launcher
+from cni_plugin import launcher, program
 from tests.cni import serve
 from tests.cni.node import NOTHING, TIMEOUT_S, Node, PodMaker
 from tests.netns.space import wait_until
@@ -309,7 +309,7 @@ def test_daemon_of_another_namespace_leaves_it(node: Node, pods: PodMaker) -> No
 def sanitized(tmp_path_factory: pytest.TempPathFactory, installed_launcher: Path) -> Path:
     """The same plugin with a launcher that the sanitizers watch."""
     folder = tmp_path_factory.mktemp("sanitized")
-    (folder / launcher.FOLDER).symlink_to(installed_launcher / launcher.FOLDER)
+    (folder / program.LINK).symlink_to(installed_launcher / program.LINK)
     flags = ("-std=c11", "-D_GNU_SOURCE", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
     subprocess.run(["cc", *flags, *launcher.SOURCES, "-o", folder / "flannel"], check=True)
     return folder

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cni_plugin import launcher
+from cni_plugin import launcher, program
 from flanneld_py.lab.namespaces import inside
 from tests.cni.node import pod
 from tests.daemon.conftest import Ground
@@ -27,7 +27,7 @@ TIMEOUT_S = 30
 def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The launcher, and no other plugin beside it: what is done is done by the daemon."""
     folder = tmp_path_factory.mktemp("plugin")
-    launcher.install(folder)
+    program.install(launcher.launched(None), folder)
     return folder
 
 
