@@ -20,7 +20,7 @@ from typing import Any
 from cni_plugin import launcher, place, program, result
 from cni_plugin.program import Program, ProgramError
 
-_CLOSURE = "import sys; sys.path.insert(0, sys.argv[1]); from cni_plugin.closure import main; main(sys.argv[2])"
+CLOSURE = "import sys; sys.path.insert(0, sys.argv[1]); from cni_plugin.closure import main; main(sys.argv[2])"
 _LISTED = re.compile(r"^\s*(\S+) => (.+?)(?: \(0x[0-9a-f]+\))?$", re.MULTILINE)
 
 
@@ -36,7 +36,7 @@ def build(python: str, target: Path) -> None:
         folder = made / program.LINK
         folder.mkdir(parents=True)
         launcher.make_launcher(made / program.NAME)
-        _add_ours(python, folder)
+        add_ours(python, folder)
         _add_interpreter(python, folder)
         program.supported_versions(made / program.NAME)
         made.replace(target)
@@ -64,7 +64,8 @@ def running_bundle() -> Path | None:
     return folder.parent if (folder / launcher.START).is_file() else None
 
 
-def _add_ours(python: str, folder: Path) -> None:
+def add_ours(python: str, folder: Path) -> None:
+    """Our modules, compiled by `python`."""
     modules = folder / "cni_plugin"
     modules.mkdir()
     for name, source in program.own_sources().items():
@@ -74,7 +75,7 @@ def _add_ours(python: str, folder: Path) -> None:
 
 def _add_interpreter(python: str, folder: Path) -> None:
     above = Path(__file__).resolve().parents[1]
-    found: dict[str, Any] = json.loads(_run(python, program.FLAGS, "-c", _CLOSURE, above, folder))
+    found: dict[str, Any] = json.loads(_run(python, program.FLAGS, "-c", CLOSURE, above, folder))
     loader, executable = Path(found["loader"]), folder / "bin" / "python3"
     executable.parent.mkdir()
     shutil.copyfile(found["executable"], executable)
@@ -91,7 +92,12 @@ def _add_interpreter(python: str, folder: Path) -> None:
     shutil.copyfile(loader, libraries / loader.name)
     for path in (executable, libraries / loader.name):
         path.chmod(0o755)
-    words = [f"./lib/{loader.name}", "--library-path", "./lib", "./bin/python3", program.FLAGS]
+    write_start(folder, loader.name)
+
+
+def write_start(folder: Path, loader: str) -> None:
+    """What the launcher runs: the interpreter, by the dynamic linker that came along."""
+    words = [f"./lib/{loader}", "--library-path", "./lib", "./bin/python3", program.FLAGS]
     for name, (data, _) in launcher.starter(words).items():
         (folder / name).write_bytes(data)
 
