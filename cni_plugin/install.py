@@ -236,7 +236,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--resident",
         action="store_true",
-        help="let the node's flanneld connect pods while it answers, which is several times faster: the plugin's entry "
+        help="let the node's flanneld connect pods while it answers, in half the time: the plugin's entry "
         "is a small program then, as a bundle's always is (needs a C compiler)",
     )
     add("--uninstall", action="store_true", help="remove the conflist, and the plugin when no pod needs it any more")

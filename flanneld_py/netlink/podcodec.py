@@ -88,10 +88,10 @@ def encode_pair(pair: Pair, seq: int) -> bytes:
     return encode_message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, seq, body)
 
 
-def encode_hairpin(name: str, on: bool, seq: int) -> bytes:
-    """Whether the bridge sends a packet back through the port that it came from."""
+def encode_hairpin(name: str, seq: int) -> bytes:
+    """The bridge may send a packet back through the port that it came from."""
     data = encode_attr(_INFO_SLAVE_KIND, b"bridge")
-    data += encode_attr(_INFO_SLAVE_DATA | _NESTED, encode_attr(_BRPORT_MODE, bytes([on])))
+    data += encode_attr(_INFO_SLAVE_DATA | _NESTED, encode_attr(_BRPORT_MODE, b"\1"))
     return encode_message(RTM_NEWLINK, 0, seq, _head() + _name(name) + encode_attr(_IFLA_LINKINFO | _NESTED, data))
 
 

@@ -72,6 +72,7 @@ class Pods:
         self._subnet_file = subnet_file
         self._socket_name = socket_name
         self._bridges = threading.Lock()
+        self._read: tuple[tuple[int, int, int], SubnetEnv] | None = None
 
     def prepare(self, question: Question, handles: Handles, sock: NetlinkSocket) -> Task:
         """Changes nothing but directories that are to hold state. NotForUs."""
@@ -99,7 +100,7 @@ class Pods:
         if records.is_there(case.directory, case.attachment):
             raise NotForUs("there is a record of it already")
         try:
-            if wiring.find(case.container.sock, case.container.ifname) is not None:
+            if wiring.find(case.container.sock, case.container.ifname) != [None]:
                 raise NotForUs("the container has such an interface already")
             wiring.check_host(sock, network)
             base = open_directory(case.root, network.address_dir, _ADDRESS_MODE)
@@ -123,7 +124,12 @@ class Pods:
         if subnet_file_name(question) != self._subnet_file.name:
             raise NotForUs("it is for another daemon")
         try:
-            env, _ = parse_subnet_env(self._subnet_file.read_text())
+            status = self._subnet_file.stat()
+            # It is replaced as a whole, so that another content is another file.
+            version = (status.st_ino, status.st_mtime_ns, status.st_size)
+            if self._read is None or self._read[0] != version:
+                self._read = version, parse_subnet_env(self._subnet_file.read_text())[0]
+            env = self._read[1]
         except (OSError, ValueError) as error:
             raise NotForUs(f"{self._subnet_file} cannot be read: {error}") from None
         if not env.networks or not env.subnets or env.mtu is None or env.ipmasq is None:

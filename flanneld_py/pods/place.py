@@ -15,6 +15,7 @@ _OPENAT2 = 437  # asm-generic/unistd.h; one number on all machines but alpha
 _OPEN_HOW = Struct("=QQQ")
 """include/uapi/linux/openat2.h struct open_how: flags, mode, resolve."""
 _RESOLVE_NO_MAGICLINKS, _RESOLVE_IN_ROOT = 0x02, 0x10
+_LIBC = ctypes.CDLL(None, use_errno=True)
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -59,8 +60,7 @@ def make_directory(parent: int, name: str, mode: int) -> None:
 
 def _open_in(root: int, path: str) -> int:
     how = _OPEN_HOW.pack(_DIRECTORY, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
-    libc = ctypes.CDLL(None, use_errno=True)
-    fd = int(libc.syscall(_OPENAT2, root, os.fsencode(path), how, len(how)))
+    fd = int(_LIBC.syscall(_OPENAT2, root, os.fsencode(path), how, len(how)))
     if fd < 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))

@@ -33,8 +33,8 @@ from flanneld_py.pods.exchange import (
 
 log = logging.getLogger(__name__)
 
-THREADS = 4
-"""More would only queue for the kernel's one lock on network configuration."""
+THREADS = 16
+"""Making queues for the kernel's one lock on network configuration, but removing mostly waits for its readers."""
 PATIENCE_S = 5.0
 CLOSING_S = 1.0
 """An order to stop ends the daemon within two seconds. What is cut off then is the launcher's to undo."""

@@ -72,14 +72,17 @@ class Container:
     ifname: str
 
 
-def find(sock: NetlinkSocket, name: str) -> Port | None:
-    (seq,) = sock.sequence(1)
-    answer = sock.query([encode_link_get(name, seq)], [seq])[seq]
-    if isinstance(answer, Message):
-        return decode_port(answer.body)
-    if answer.errno == errno.ENODEV:
-        return None
-    raise WiringError(f"cannot read the link {name}: {_reason(answer)}")
+def find(sock: NetlinkSocket, *names: str) -> list[Port | None]:
+    """The links of these names; None for one that is not there."""
+    seqs = sock.sequence(len(names))
+    answers = sock.query([encode_link_get(name, seq) for name, seq in zip(names, seqs, strict=True)], seqs)
+    found: list[Port | None] = []
+    for name, seq in zip(names, seqs, strict=True):
+        answer = answers[seq]
+        if isinstance(answer, Refusal) and answer.errno != errno.ENODEV:
+            raise WiringError(f"cannot read the link {name}: {_reason(answer)}")
+        found.append(decode_port(answer.body) if isinstance(answer, Message) else None)
+    return found
 
 
 def gateways(network: Network) -> list[Interface]:
@@ -91,7 +94,7 @@ def gateways(network: Network) -> list[Interface]:
 
 def check_host(sock: NetlinkSocket, network: Network) -> None:
     """NotForUs: the node is not as the usual way needs it, and changing that is the plugin's work."""
-    bridge = find(sock, network.bridge)
+    (bridge,) = find(sock, network.bridge)
     if bridge is not None:
         if bridge.kind != "bridge":
             raise NotForUs(f"{network.bridge} is no bridge")
@@ -115,31 +118,26 @@ def connect(
     """
     with bridges:
         bridge = _bridge(sock, network)
-    pair = _make_pair(sock, network, container, bridge.index)
+    pair, host = _make_pair(sock, network, container, bridge.index)
     try:
-        host = find(sock, pair.name)
-        if host is None:
-            raise WiringError(f"{pair.name} has gone")
         if network.hairpin:
-            _do(sock, [partial(encode_hairpin, pair.name, True)], "hairpin mode")
+            _do(sock, [partial(encode_hairpin, pair.name)], "hairpin mode")
         _write_quietly(_SYSCTL / f"ipv6/conf/{pair.name}/accept_ra", "0")
         _configure(container, host.peer, addresses, routes_of(network, container.ifname))
         _own_addresses(sock, bridge, network)
-        _wait_for_port(sock, pair.name)
-        bridge_now = find(sock, network.bridge)
+        bridge_now = _wait_for_port(sock, pair.name, network.bridge)
     except BaseException as error:
         try:
             remove_pair(sock, pair.name)
         except (WiringError, KernelError) as undo:
             raise UndoError(f"{error}; and undoing it: {undo}") from error
         raise
-    mac = bridge_now.mac if bridge_now is not None else bridge.mac
-    return Wired(network.bridge, mac, pair.name, pair.mac.hex(":"), pair.inner_mac.hex(":"))
+    return Wired(network.bridge, bridge_now.mac, pair.name, pair.mac.hex(":"), pair.inner_mac.hex(":"))
 
 
 def disconnect(container: Container) -> None:
     """The container has no such interface. WiringError: the kernel keeps it."""
-    inner = find(container.sock, container.ifname)
+    (inner,) = find(container.sock, container.ifname)
     if inner is not None:
         _do(container.sock, [partial(encode_link_delete, inner.index)], f"removing {inner.name}", (errno.ENODEV,))
 
@@ -153,11 +151,11 @@ def routes_of(network: Network, ifname: str) -> list[Route]:
 
 def _bridge(sock: NetlinkSocket, network: Network) -> Port:
     """The bridge, made if it was not there, and up."""
-    bridge = find(sock, network.bridge)
+    (bridge,) = find(sock, network.bridge)
     if bridge is None:
         _do(sock, [partial(encode_bridge, network.bridge, network.mtu, _mac())], "making the bridge", (errno.EEXIST,))
         _write_quietly(_SYSCTL / f"ipv6/conf/{network.bridge}/accept_ra", "0")
-        bridge = find(sock, network.bridge)
+        (bridge,) = find(sock, network.bridge)
     if bridge is None or bridge.kind != "bridge":
         raise WiringError(f"there is no bridge {network.bridge}")
     flags = IFF_UP | (IFF_PROMISC if network.promiscuous else 0)
@@ -166,15 +164,20 @@ def _bridge(sock: NetlinkSocket, network: Network) -> Port:
     return bridge
 
 
-def _make_pair(sock: NetlinkSocket, network: Network, container: Container, bridge: int) -> Pair:
+def _make_pair(sock: NetlinkSocket, network: Network, container: Container, bridge: int) -> tuple[Pair, Port]:
+    """A pair and its outer end."""
     for _ in range(_NAMES):
         name = f"veth{secrets.token_hex(4)}"
         pair = Pair(name, _mac(), bridge, container.ifname, _mac(), container.namespace, network.mtu)
-        refused = _ask(sock, [partial(encode_pair, pair)])
-        if not refused:
-            return pair
-        if refused[0].errno != errno.EEXIST or find(sock, name) is None:
-            raise WiringError(f"making a veth pair: {_reason(refused[0])}")
+        made, there = sock.sequence(2)
+        answers = sock.query([encode_pair(pair, made), encode_link_get(name, there)], [made, there])
+        refused, port = answers.get(made), answers[there]
+        if refused is None and isinstance(port, Message):
+            return pair, decode_port(port.body)
+        if not isinstance(refused, Refusal) or refused.errno != errno.EEXIST or not isinstance(port, Message):
+            raise WiringError(
+                f"making a veth pair: {_reason(refused) if isinstance(refused, Refusal) else 'it has gone'}"
+            )
     raise WiringError("no name for a veth pair is free")
 
 
@@ -236,13 +239,15 @@ def _missing_gateways(sock: NetlinkSocket, bridge: Port, network: Network) -> li
     return missing
 
 
-def _wait_for_port(sock: NetlinkSocket, name: str) -> None:
-    """The kernel lets packets through the port a moment after both ends are up."""
+def _wait_for_port(sock: NetlinkSocket, name: str, bridge_name: str) -> Port:
+    """The bridge, once the kernel lets packets through the port: a moment after both ends are up."""
     end = time.monotonic() + PORT_PATIENCE_S
     while True:
-        port = find(sock, name)
+        port, bridge = find(sock, name, bridge_name)
+        if bridge is None:
+            raise WiringError(f"the bridge {bridge_name} has gone")
         if port is not None and port.up:
-            return
+            return bridge
         if port is None or time.monotonic() > end:
             raise WiringError(f"{name} does not come up")
         time.sleep(_PORT_POLL_S)
@@ -250,7 +255,7 @@ def _wait_for_port(sock: NetlinkSocket, name: str) -> None:
 
 def remove_pair(sock: NetlinkSocket, name: str) -> None:
     """Both ends are gone. WiringError: the kernel keeps them."""
-    port = find(sock, name)
+    (port,) = find(sock, name)
     if port is not None:
         _do(sock, [partial(encode_link_delete, port.index)], f"removing {name}", (errno.ENODEV,))
 
