@@ -114,6 +114,9 @@ def test_what_we_write_into_a_node_is_what_go_flannel_wrote(cluster_of: BuildClu
     cluster.start(1, go=False)
     settle(cluster)
     ours = annotations(cluster)["node1"]
+    if cluster.spec.backend == "udp":
+        # Go flannel leaves its port to guesswork; ours says which it is, where Go flannel reads nothing.
+        theirs = {key: value for key, value in theirs.items() if key != f"{PREFIX}backend-data"}
     assert {key: ours.get(key) for key in theirs} == theirs
     eventually(
         "the node's network is said to be available", lambda: condition(cluster, "node1").get("status") == "False"
