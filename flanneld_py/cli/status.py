@@ -99,7 +99,7 @@ def _facts(report: dict[str, Any]) -> list[str]:
 def _worker(worker: dict[str, Any]) -> list[str]:
     """Of the process that carries the udp backend's packets. Trains are what makes it fast."""
     slow = f" ({worker['why']})" if worker["why"] else ""
-    filtered = ", strangers dropped by the kernel" if worker["filtered"] else ""
+    filtered = ", strangers sorted out by the kernel" if worker["filtered"] else ""
     lines = [
         f"  worker     pid {worker['pid']}, {worker['pump']} pump{slow}, "
         f"offload {'+'.join(worker['offload']) or 'none'}{filtered}"
@@ -112,8 +112,8 @@ def _worker(worker: dict[str, Any]) -> list[str]:
             f"{flow['trains']} trains of {flow['mean_train']} on average, dropped: {drops or 'none'}"
         )
     lines.append(
-        f"             kernel   dropped {worker['socket_drops']} at the socket"
-        f"{' (strangers, or for want of room)' if worker['filtered'] else ''}, {worker['queue_drops']} at the device"
+        f"             kernel   no room for {worker['socket_drops']} at the socket, "
+        f"{worker['queue_drops']} at the device; dropped {worker['strangers']} of strangers"
     )
     return lines
 

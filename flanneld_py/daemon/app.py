@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import random
+import shlex
 import signal
 import time
 from collections.abc import Mapping
@@ -20,22 +21,25 @@ from pathlib import Path
 from flanneld_py.daemon import rundir
 from flanneld_py.daemon.board import Board
 from flanneld_py.daemon.checksumwatch import follow_checksums
+from flanneld_py.daemon.cniinstall import install_when_ready
 from flanneld_py.daemon.control import listening
 from flanneld_py.daemon.kernelwatch import follow_kernel, open_monitor
 from flanneld_py.daemon.leasekeeper import LeaseKeeper
 from flanneld_py.daemon.leasewatch import follow_leases
 from flanneld_py.daemon.options import Options, describe
 from flanneld_py.daemon.overlay import Overlay
+from flanneld_py.daemon.probes import answering_probes
 from flanneld_py.daemon.setup import Setup, follow_config, prepare
 from flanneld_py.daemon.stores import Opened, open_store
 from flanneld_py.daemon.workerwatch import follow_worker
+from flanneld_py.dataplane.narrowing import follow_narrow_ways
 from flanneld_py.dataplane.supervisor import WorkerSupervisor
 from flanneld_py.errors import FlannelError
 from flanneld_py.host.files import write_atomic
 from flanneld_py.host.identity import read_identity
 from flanneld_py.host.snmp import bad_udp_checksums
 from flanneld_py.host.sysctl import SysctlApplier
-from flanneld_py.model.entry import Link
+from flanneld_py.model.entry import Link, UdpWorker
 from flanneld_py.model.lease import NodeIdentity
 from flanneld_py.netlink.applier import NetlinkApplier
 from flanneld_py.netlink.ethtool import EthtoolApplier
@@ -62,7 +66,10 @@ async def serve(options: Options, environ: Mapping[str, str]) -> None:
         board = Board(options.subnet_file.parent, status, notify_socket=environ.get("NOTIFY_SOCKET"))
         told = _cancel_on_signal()
         try:
-            async with listening(options.subnet_file.parent, {"status": board.report}):
+            async with (
+                listening(options.subnet_file.parent, {"status": board.report}),
+                answering_probes(options, lambda: board.status),
+            ):
                 await _run(options, environ, identity, board)
         except asyncio.CancelledError:
             if not told.is_set():
@@ -161,19 +168,25 @@ async def _overlay(options: Options, setup: Setup, opened: Opened, sock: Netlink
             group.create_task(reconcile())
             group.create_task(follow_kernel(monitor, reconciler, networks))
             group.create_task(follow_config(store, setup.config, board))
+            group.create_task(_install_cni(options, board))
             if opened.node is not None and options.set_node_network_unavailable:
                 group.create_task(_announce(opened.node, board))
-            match setup.backend.name:
-                case "vxlan":
-                    group.create_task(follow_checksums(bad_udp_checksums, overlay.warn_of_checksums))
-                case "udp":
-                    group.create_task(follow_worker(worker.stats, board.worker, reconciler.look_again))
+            if setup.backend.name == "vxlan":
+                group.create_task(follow_checksums(bad_udp_checksums, overlay.warn_of_checksums))
+            for port in (entry.port for entry in plan if isinstance(entry, UdpWorker)):
+                group.create_task(follow_worker(worker.stats, overlay.worker, reconciler.look_again))
+                group.create_task(follow_narrow_ways(port, reconciler.look_again))
 
 
 async def _details(
     overlay: Overlay, reconciler: Reconciler, worker: WorkerSupervisor, rejected: tuple[str, ...]
 ) -> Report:
     return overlay.report(await reconciler.difference(), rejected, await worker.stats())
+
+
+async def _install_cni(options: Options, board: Board) -> None:
+    if options.install_cni:
+        await install_when_ready(board, shlex.split(options.install_cni_args))
 
 
 def _keeper(options: Options, setup: Setup, opened: Opened) -> LeaseKeeper:

@@ -6,6 +6,7 @@ without effect it would leave the operator with another network than was asked f
 """
 
 import posixpath
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -39,6 +40,8 @@ FLAGS: Final = (
     Flag("subnet-lease-renew-margin", 60, "minutes before its end at which the lease is renewed, 1 to 1439", "MINUTES"),
     Flag("reacquire", False, "take a new subnet if the lease is lost, instead of ending"),
     Flag("udp-linger", 60, "with the udp backend: how long packets are carried after a stop", "SECONDS"),
+    Flag("install-cni", False, "put the CNI plugin and its conflist into place once the network works"),
+    Flag("install-cni-args", "", "what is passed on to `flanneld install-cni` then", "ARGUMENTS"),
     Flag("ip-masq", False, "masquerade traffic that leaves the network"),
     Flag("ip-masq-fully-random-disable", False, "masquerade without --random-fully"),
     Flag("kube-subnet-mgr", False, "keep leases in the Kubernetes API instead of etcd"),
@@ -81,7 +84,6 @@ class Later:
 LATER: Final[Mapping[str, Later]] = {
     "ip-masq": Later("does not masquerade", (False,)),
     "ip-masq-fully-random-disable": Later("does not masquerade", (False,)),
-    "healthz-port": Later("has no health server", (0,)),
     "iptables-resync": Later("writes no packet filter rules"),
     "iptables-forward-rules": Later("writes no packet filter rules", (False,)),
     "ip-blackhole-route": Later("adds no blackhole route", (False,)),
@@ -113,7 +115,13 @@ class Options:
     reacquire: bool
     udp_linger: int
     """Seconds. Then port and device are free for another implementation."""
+    install_cni: bool
+    install_cni_args: str
+    """Words as in a shell."""
     ip_masq: bool
+    healthz_ip: Addr
+    healthz_port: int
+    """0: no probes are answered."""
     kube_subnet_mgr: bool
     kube_api_url: str | None
     kube_annotation_prefix: str
@@ -251,7 +259,11 @@ def _options(given: _Settings, *, help_: bool = False, version: bool = False) ->
         subnet_lease_renew_margin=given.integer("subnet-lease-renew-margin", 1, 1439),
         reacquire=given.boolean("reacquire"),
         udp_linger=given.integer("udp-linger", 0, 86400),
+        install_cni=given.boolean("install-cni"),
+        install_cni_args=_shell_words(given, "install-cni-args"),
         ip_masq=given.boolean("ip-masq"),
+        healthz_ip=_healthz_ip(given),
+        healthz_port=given.integer("healthz-port", 0, 65535),
         kube_subnet_mgr=given.boolean("kube-subnet-mgr"),
         kube_api_url=_api_url(given),
         kube_annotation_prefix=given.text("kube-annotation-prefix"),
@@ -283,6 +295,8 @@ def _check_pairs(given: _Settings) -> None:
     if given.text("etcd-username") and not passwords:
         reason = f"{given.origin('etcd-username')}: needs a password"
         raise UsageError(reason, hint="give --etcd-password-file")
+    if given.text("install-cni-args") and not given.boolean("install-cni"):
+        raise UsageError(f"{given.origin('install-cni-args')}: nothing is installed", hint="give --install-cni")
 
 
 def _endpoints(given: _Settings) -> tuple[str, ...]:
@@ -349,12 +363,32 @@ def _address(given: _Settings, name: str) -> Addr | None:
     return address
 
 
+def _healthz_ip(given: _Settings) -> Addr:
+    text = given.text("healthz-ip")
+    try:
+        return ip_address(text)
+    except ValueError:
+        reason = f"{given.origin('healthz-ip')}={text[:60]!a}: is not an IP address"
+        raise UsageError(reason, hint="0.0.0.0 is every IPv4 address of the node, :: every one") from None
+
+
 def _public(given: _Settings, name: str, kind: type[A]) -> A | None:
     address = _address(given, name)
     if address is None or isinstance(address, kind):
         return address
     other = "--public-ipv6" if kind is IPv4Address else "--public-ip"
     raise UsageError(f"{given.origin(name)}={address}: is of the other address family", hint=f"give it to {other}")
+
+
+def _shell_words(given: _Settings, name: str) -> str:
+    """The text, if a shell could split it."""
+    text = given.text(name)
+    try:
+        shlex.split(text)
+    except ValueError as err:
+        reason = f"{given.origin(name)}={text[:60]!a}: {str(err).lower()}"
+        raise UsageError(reason, hint="write quotes as in a shell") from None
+    return text
 
 
 def _pattern(text: str, origin: str) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
-from flanneld_py.daemon import checksumwatch
+from flanneld_py.daemon import checksumwatch, elsewhere
 from flanneld_py.daemon.board import Board
 from flanneld_py.daemon.planner import Planner, problems_of
 from flanneld_py.daemon.setup import Setup
@@ -90,6 +90,12 @@ class Overlay:
         if mtu != external.mtu:
             log.warning("MTU of %s changed from %d to %d: following", external.name, external.mtu, mtu)
         self._facts = followed
+
+    def worker(self, stats: Mapping[str, Any] | None) -> None:
+        """What the udp backend's worker counts goes to the board, and what it tells of peers into the warnings."""
+        self._board.worker(stats)
+        leases = (state.lease for state in self._planner.peers.values())
+        self._warn(elsewhere.MARK, elsewhere.senders_elsewhere(stats, leases))
 
     def warn_of_checksums(self, warning: str | None) -> None:
         """None: there is no reason any more."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from flanneld_py.daemon.access import etcd_access
 from flanneld_py.daemon.options import Options
 from flanneld_py.errors import UsageError
 from flanneld_py.store.base import LeaseStore, OwnedNode, Renewable, Report
@@ -25,10 +26,10 @@ def open_store(options: Options, environ: Mapping[str, str], report: Report) -> 
 
 
 def _open_etcd(options: Options, report: Report) -> Opened:
-    from flanneld_py.daemon.access import etcd_access  # noqa: PLC0415
+    access = etcd_access(options)  # it says so where a package is missing
     from flanneld_py.store.etcd import EtcdStore  # noqa: PLC0415
 
-    store = EtcdStore(etcd_access(options), report)
+    store = EtcdStore(access, report)
     return Opened(store, renewable=store)
 
 

@@ -108,8 +108,9 @@ class Chain:
             answer = {"msg": "its answer is not JSON", "details": done.stdout.strip()[:200]}
         if done.returncode != 0 or not isinstance(answer, dict):
             said = (answer.get(key) for key in ("msg", "details")) if isinstance(answer, dict) else ()
-            words = "; ".join(str(word) for word in said if word) or f"exit code {done.returncode}"
-            raise LabError(f"{what}: {words}", hint=f"its log is {self.log}")
+            last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+            words = "; ".join(str(word) for word in said if word) or last
+            raise LabError(f"{what}: {words}")
         return answer
 
     def _start(self, what: str, name: str, text: str, env: Mapping[str, str]) -> "subprocess.CompletedProcess[str]":
@@ -129,7 +130,7 @@ class Chain:
             # Plugins look up a bridge's ports in /sys.
             return inside(self.node, run, sysfs=True)
         except subprocess.TimeoutExpired:
-            raise LabError(f"{what}: did not end in {_TIMEOUT_S:.0f} s", hint=f"its log is {self.log}") from None
+            raise LabError(f"{what}: did not end in {_TIMEOUT_S:.0f} s") from None
         except OSError as err:
             raise LabError(f"{what}: {err.strerror}: {err.filename}") from None
 

@@ -52,8 +52,8 @@ def find_program(name: str, search: str | None = None) -> str:
 class Site:
     """Where a control plane runs, and the networks that it hands out, IPv4 first.
 
-    `namespace`: None for that of the caller, with whom the servers end then. `kubelets`: whether nodes have a kubelet,
-    so that all controllers run.
+    `namespace`: None for that of the caller, with whom they end then. `kubelets`: whether nodes have a kubelet, so that
+    all controllers run.
     """
 
     directory: LabDirectory

@@ -32,6 +32,7 @@ TEST_KINDS = {
     "etcd",
     "fakes",
     "fuzz",
+    "image",
     "interop",
     "kernels",
     "kubernetes",

@@ -115,6 +115,20 @@ def test_addresses_are_kept_where_nothing_masquerades(lab: Lab, version: int) ->
     assert published == f"arrives as {caller}, the caller's own address"
 
 
+@pytest.mark.parametrize("firewall", [Firewall.NFT, Firewall.IPTABLES])
+def test_pods_are_masqueraded_outside_alone(name: str, firewall: Firewall) -> None:
+    published = (PortMapping("pod2-1", host=8080, container=80),)
+    spec = replace(SMALL, name=name, stack=Stack.DUAL, firewall=firewall, published=published)
+    with build.temporary(spec, Silent()) as lab:
+        for version in spec.stack.versions:
+            findings = reach.survey(lab.topology, lab.record.pods, version)
+            assert [finding.good for finding in findings] == [True] * 4, findings
+            between, outside, _, _ = (finding.outcome for finding in findings)
+            assert between.endswith("pod1-1's own address")
+            assert outside.endswith("node1's address: masqueraded")
+    Trace(name).assert_nothing()
+
+
 def test_a_hidden_source_is_found(lab: Lab) -> None:
     node = lab.topology.nodes[0]
     rules = "table ip hide { chain post { type nat hook postrouting priority 200; oifname flannel.1 masquerade; }; }"

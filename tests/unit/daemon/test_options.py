@@ -36,6 +36,14 @@ def test_defaults_are_upstream_s() -> None:
     assert (options.public_ip, options.public_ipv6) == (None, None)
 
 
+def test_where_probes_are_answered() -> None:
+    assert (parse().healthz_port, str(parse().healthz_ip)) == (0, "0.0.0.0")
+    options = parse("--healthz-port=8081", "--healthz-ip=::1")
+    assert (options.healthz_port, options.healthz_ip) == (8081, ip_address("::1"))
+    assert error("--healthz-port=65536") == "--healthz-port=65536: is not from 0 to 65535"
+    assert error("--healthz-ip=localhost").startswith("--healthz-ip='localhost': is not an IP address; ")
+
+
 @pytest.mark.parametrize("argv", [["-iface", "eth1"], ["--iface", "eth1"], ["-iface=eth1"], ["--iface=eth1"]])
 def test_every_spelling_of_a_flag(argv: list[str]) -> None:
     assert parse(*argv).iface == ("eth1",)
@@ -188,7 +196,7 @@ def test_no_error_repeats_a_secret(argv: list[str]) -> None:
 
 
 GIVEN_LATER = [
-    *("--ip-masq", "--ip-masq-fully-random-disable", "--healthz-port=1", "--iptables-resync=5"),
+    *("--ip-masq", "--ip-masq-fully-random-disable", "--iptables-resync=5"),
     *("--iptables-forward-rules=true", "--ip-blackhole-route", "--vmodule=a=1", "--log_backtrace_at=a:1"),
 ]
 
@@ -210,7 +218,7 @@ def test_a_flag_without_effect_is_refused(word: str) -> None:
     "word",
     [
         *("--ip-masq=false", "--ip-masq-fully-random-disable=false", "--kube-subnet-mgr=false", "--kube-api-url="),
-        *("--healthz-port=0", "--healthz-ip=127.0.0.1", "--iptables-forward-rules=false", "--ip-blackhole-route=false"),
+        *("--healthz-port=0", "--iptables-forward-rules=false", "--ip-blackhole-route=false"),
         *("--vmodule=", "--log_backtrace_at=", "--kubeconfig-file=", "--set-node-network-unavailable=true"),
     ],
 )
@@ -323,6 +331,16 @@ def test_usable_values() -> None:
     assert options.iface_regex == ("^(eth|en).*$",)
     assert options.etcd_password_file == Path("/etc/flanneld/password")
     assert (options.etcd_keyfile, options.etcd_certfile, options.etcd_cafile) == ("k", "c", "a")
+
+
+def test_arguments_for_the_installer_are_words_of_a_shell() -> None:
+    assert parse().install_cni is False
+    options = parse("--install-cni", "--install-cni-args=--bin-dir '/opt/cni bin'")
+    assert options.install_cni and options.install_cni_args == "--bin-dir '/opt/cni bin'"
+    with pytest.raises(UsageError, match=r"no closing quotation; write quotes as in a shell"):
+        parse("--install-cni", "--install-cni-args='")
+    with pytest.raises(UsageError, match=r"nothing is installed; give --install-cni"):
+        parse("--install-cni-args=--bundle")
 
 
 def test_describe_shows_what_was_asked_for_without_secrets() -> None:
