@@ -35,7 +35,7 @@ from cni_plugin.main import main
 
 main()
 """
-_CLOSURE = "import sys; sys.path.insert(0, sys.argv[1]); from cni_plugin.closure import main; main(sys.argv[2])"
+CLOSURE = "import sys; sys.path.insert(0, sys.argv[1]); from cni_plugin.closure import main; main(sys.argv[2])"
 _LISTED = re.compile(r"^\s*(\S+) => (.+?)(?: \(0x[0-9a-f]+\))?$", re.MULTILINE)
 
 
@@ -51,7 +51,7 @@ def build(python: str, target: Path) -> None:
         folder = made / program.LINK
         folder.mkdir(parents=True)
         _make_launcher(made / program.NAME)
-        _add_ours(python, folder)
+        add_ours(python, folder)
         _add_interpreter(python, folder)
         program.supported_versions(made / program.NAME)
         made.replace(target)
@@ -97,7 +97,8 @@ def _make_launcher(path: Path) -> None:
     path.chmod(0o755)
 
 
-def _add_ours(python: str, folder: Path) -> None:
+def add_ours(python: str, folder: Path) -> None:
+    """Our modules, compiled by `python`, and the script that starts them."""
     modules = folder / "cni_plugin"
     modules.mkdir()
     for name, source in program.own_sources().items():
@@ -108,7 +109,7 @@ def _add_ours(python: str, folder: Path) -> None:
 
 def _add_interpreter(python: str, folder: Path) -> None:
     above = Path(__file__).resolve().parents[1]
-    found: dict[str, Any] = json.loads(_run(python, program.FLAGS, "-c", _CLOSURE, above, folder))
+    found: dict[str, Any] = json.loads(_run(python, program.FLAGS, "-c", CLOSURE, above, folder))
     loader, executable = Path(found["loader"]), folder / "bin" / "python3"
     executable.parent.mkdir()
     shutil.copyfile(found["executable"], executable)
@@ -125,7 +126,12 @@ def _add_interpreter(python: str, folder: Path) -> None:
     shutil.copyfile(loader, libraries / loader.name)
     for path in (executable, libraries / loader.name):
         path.chmod(0o755)
-    words = [f"./lib/{loader.name}", "--library-path", "./lib", "./bin/python3", program.FLAGS, "./flannel.py"]
+    write_start(folder, loader.name)
+
+
+def write_start(folder: Path, loader: str) -> None:
+    """What the launcher runs: the interpreter, by the dynamic linker that came along."""
+    words = [f"./lib/{loader}", "--library-path", "./lib", "./bin/python3", program.FLAGS, "./flannel.py"]
     (folder / _START).write_text("\n".join(words) + "\n")
 
 

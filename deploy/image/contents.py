@@ -66,6 +66,8 @@ PRUNED: Final = (
 )
 """Glob patterns of what the packages hold and nobody here uses; a * matches slashes too. Copyrights stay."""
 
+PLUGIN: Final = "opt/cni/flannel"
+"""The folder of the CNI plugin's bundle: `/opt/cni/flannel/flannel install` puts it on the node."""
 COMMANDS: Final = {
     "flanneld": ("flanneld_py.cli.main", "main"),
     "mk-docker-opts.sh": ("flanneld_py.cli.mk_docker_opts", "main"),

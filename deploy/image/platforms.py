@@ -1,8 +1,11 @@
 """The machines for which there are images, and what each is called by whom."""
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
+
+from deploy.image.process import BuildError
 
 _YAML: Final = ("python3-yaml", "libyaml-0-2")
 _WITHOUT_UVLOOP: Final[Mapping[str, tuple[str, ...]]] = {
@@ -45,6 +48,15 @@ PLATFORMS: Final = {
         Platform("s390x", "s390x", "s390x", "s390x-linux-gnu", missing=_WITHOUT_GRPC),
     )
 }
+
+
+def find_compiler(platform: Platform) -> str:
+    """A C compiler whose programs run there. BuildError: there is none."""
+    compiler = f"{platform.triplet}-gcc"
+    if shutil.which(compiler) is None:
+        packages = f"gcc-{platform.triplet.replace('_', '-')} libc6-dev-{platform.debian}-cross"
+        raise BuildError(f"{compiler} is missing; apt-get install {packages}")
+    return compiler
 
 
 def of_machine(machine: str) -> Platform | None:

@@ -1,20 +1,22 @@
 """The image's root file system, put together below a folder."""
 
-import os
 import platform as this_machine
 import re
+import shlex
 import shutil
 import sys
 import tarfile
 import tomllib
 import zipfile
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
 from deploy.image import contents
 from deploy.image.debian import Apt, describe, unpack
-from deploy.image.platforms import Platform, of_machine
+from deploy.image.platforms import Platform, find_compiler, of_machine
+from deploy.image.plugin import add_bundle
 from deploy.image.process import BuildError, run
 
 SITE: Final = "usr/lib/python3/dist-packages"
@@ -38,7 +40,7 @@ class RootFS:
     def __init__(self, root: Path, platform: Platform, checkout: Path, work: Path, apt: Apt) -> None:
         self.root, self._platform, self._checkout, self._apt = root, platform, checkout, apt
         self._work = work / platform.name
-        self._builder = work / "builder"
+        self._builder = work.resolve() / "builder"
 
     def build(self) -> None:
         self.root.mkdir(parents=True)
@@ -49,6 +51,7 @@ class RootFS:
         self.add_files()
         self.check_libraries()
         self.compile()
+        self.add_plugin()
 
     def add_packages(self) -> None:
         """Debian's files, and a record of each package where scanners look for it in images without dpkg."""
@@ -134,30 +137,36 @@ class RootFS:
         if lacking:
             raise BuildError(f"no package of the image holds a library: {'; '.join(sorted(lacking))}")
 
+    def add_plugin(self) -> None:
+        """For nodes, with an interpreter of its own: they may have neither Python nor a libc."""
+        target = self.root / contents.PLUGIN
+        target.parent.mkdir(parents=True, exist_ok=True)
+        add_bundle(target, self.root, self._python, self._platform)
+
     def compile(self) -> None:
-        """Byte code beside every module, since the image is read-only; by a Python of the image's version."""
+        """Byte code beside every module, since the image is read-only."""
+        folders = (self.root / f"usr/lib/python{contents.PYTHON}", self.root / SITE)
+        mode = ("--invalidation-mode", "unchecked-hash", "-s", self.root, "-p", "/")
+        run([self._python, "-I", "-S", "-m", "compileall", "-q", *mode, *folders])
+
+    @cached_property
+    def _python(self) -> Path:
+        """A command: the image's version of Python, for this machine, whose libc may be an older one."""
         own = of_machine(this_machine.machine())
         if own is None:
             raise BuildError(f"images cannot be built on {this_machine.machine()}")
-        builder = self._builder
-        if not builder.exists():
-            for package in self._apt.fetch(
-                contents.PYTHON_PACKAGES, own.debian, self._work.parent / own.name / "debian"
-            ):
-                if package.name.partition("_")[0] in contents.PYTHON_PACKAGES:
-                    unpack(package, builder, contents.PRUNED)
-        python = builder / f"usr/bin/python{contents.PYTHON}"
+        command = self._builder / "python"
+        if command.exists():
+            return command
+        shutil.rmtree(self._builder, ignore_errors=True)
+        for package in self._apt.fetch(contents.PYTHON_PACKAGES, own.debian, self._builder / "debian"):
+            unpack(package, self._builder, contents.PRUNED)
+        python = self._builder / f"usr/bin/python{contents.PYTHON}"
         loader = re.findall(r"interpreter: /(\S+)\]", run(["readelf", "-l", python]))[0]
-        libraries = builder / "usr/lib" / own.triplet
-        environment = {"PYTHONHOME": str(builder / "usr"), "PYTHONHASHSEED": "0", "PATH": os.environ["PATH"]}
-        folders = (self.root / f"usr/lib/python{contents.PYTHON}", self.root / SITE)
-        run(
-            [
-                *(builder / "usr" / loader, "--library-path", libraries, python, "-s", "-S", "-m", "compileall", "-q"),
-                *("--invalidation-mode", "unchecked-hash", "-s", self.root, "-p", "/", *folders),
-            ],
-            env=environment,
-        )
+        words = (self._builder / "usr" / loader, "--library-path", self._builder / "usr/lib" / own.triplet, python)
+        command.write_text(f'#!/bin/sh\nexec {shlex.join(map(str, words))} "$@"\n')
+        command.chmod(0o755)
+        return command
 
     def _write(self, name: str, text: str, mode: int = 0o644) -> None:
         path = self.root / name
@@ -173,13 +182,9 @@ def compile_extension(
 
     BuildError: there is no compiler for it, or a warning.
     """
-    compiler = f"{platform.triplet}-gcc"
-    if shutil.which(compiler) is None:
-        packages = f"gcc-{platform.triplet.replace('_', '-')} libc6-dev-{platform.debian}-cross"
-        raise BuildError(f"{compiler} is missing; apt-get install {packages}")
     run(
         [
-            *(compiler, "-shared", "-fPIC", "-s", *extension["extra-compile-args"], "-Werror"),
+            *(find_compiler(platform), "-shared", "-fPIC", "-s", *extension["extra-compile-args"], "-Werror"),
             *(f"-ffile-prefix-map={checkout}=.", "-isystem", include, "-isystem", include / f"python{contents.PYTHON}"),
             *(checkout / source for source in extension["sources"]),
             *("-o", target),

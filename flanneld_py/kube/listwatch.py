@@ -82,12 +82,19 @@ class ListWatch(Generic[T]):
     """
 
     def __init__(
-        self, read: Callable[[Node], T], rng: Random, *, params: Mapping[str, str] | None = None, page: int = PAGE
+        self,
+        read: Callable[[Node], T],
+        rng: Random,
+        *,
+        params: Mapping[str, str] | None = None,
+        page: int = PAGE,
+        silence_s: float = SILENCE_S,
     ) -> None:
         self._read = read
         self._rng = rng
         self._params = dict(params or {})
         self._page = page
+        self._silence_s = silence_s
         self._backoff = Backoff(0.25, 10.0, rng)
         self._revision = ""
         self._more = ""
@@ -110,7 +117,7 @@ class ListWatch(Generic[T]):
             "resourceVersion": self._revision,
             "timeoutSeconds": str(self._rng.randint(*WATCH_S)),
         }
-        return Request(self._params | params, True, SILENCE_S)
+        return Request(self._params | params, True, self._silence_s)
 
     def page(self, body: bytes) -> list[Message[T]]:
         """The list, once its last page is there. Malformed: take it for `failed`."""

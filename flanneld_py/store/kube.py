@@ -14,13 +14,13 @@ from random import Random, SystemRandom
 
 from flanneld_py.kube.access import KubeAccess
 from flanneld_py.kube.client import KubeClient
-from flanneld_py.kube.listwatch import Deleted, Listed, ListWatch
+from flanneld_py.kube.listwatch import SILENCE_S, Deleted, Listed, ListWatch
 from flanneld_py.model.lease import Lease, LeaseAttrs, LeaseMessage, Snapshot
 from flanneld_py.store.base import LeaseRequest, PublicWishes, Report
 from flanneld_py.store.conditions import Conditions
 from flanneld_py.store.kube_codec import Names
 from flanneld_py.store.kube_config import ConfigFile
-from flanneld_py.store.kube_own import NODES, NodeRef, OwnNode
+from flanneld_py.store.kube_own import NODES, PATIENCE_S, NodeRef, OwnNode
 from flanneld_py.store.kube_view import NodeReader, NodeTable, Seen
 
 _log = logging.getLogger(__name__)
@@ -31,7 +31,10 @@ _ALONE_S = (50.0, 70.0)
 
 
 class KubeStore:
-    """LeaseStore and OwnedNode. `rng` spreads retries, `clock` gives Unix seconds."""
+    """LeaseStore and OwnedNode. `rng` spreads retries, `clock` gives Unix seconds.
+
+    `patience_s`: how long to wait for a slice before an Event is written; `silence_s`: for a word on a watch.
+    """
 
     def __init__(
         self,
@@ -43,14 +46,19 @@ class KubeStore:
         config_path: Path,
         rng: Random | None = None,
         clock: Callable[[], float] = time.time,
+        patience_s: float = PATIENCE_S,
+        silence_s: float = SILENCE_S,
     ) -> None:
         self._rng = rng or SystemRandom()
         self._conditions = Conditions(report, "the Kubernetes API answers")
         self._client = KubeClient(access, self._conditions.trouble, self._rng)
         self._file = ConfigFile(config_path, self._conditions)
         self._names = names
-        self._own = OwnNode(self._client, node, names, self._conditions, rng=self._rng, clock=clock)
+        self._own = OwnNode(
+            self._client, node, names, self._conditions, rng=self._rng, clock=clock, patience_s=patience_s
+        )
         self._reader = NodeReader(names, self._own.lease_in)
+        self._silence_s = silence_s
         self._backend = ""
 
     def describe(self) -> str:
@@ -83,7 +91,7 @@ class KubeStore:
         return self._watch_own() if self._backend == ALLOC else self._watch_all()
 
     async def _watch_all(self) -> AsyncGenerator[LeaseMessage, None]:
-        conversation = ListWatch(self._reader.read, self._rng)
+        conversation = ListWatch(self._reader.read, self._rng, silence_s=self._silence_s)
         table = NodeTable(await self._own.name())
         doubted = False
         async with aclosing(self._client.follow("list nodes", NODES, conversation)) as messages:

@@ -82,7 +82,7 @@ class OwnNode:
         *,
         rng: Random,
         clock: Callable[[], float],
-        patience_s: float = PATIENCE_S,
+        patience_s: float,
     ) -> None:
         self._client = client
         self._ref = ref

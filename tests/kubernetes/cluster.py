@@ -77,6 +77,10 @@ class Cluster:
     def down(self) -> None:
         self.control.down()
 
+    def new_token(self) -> str:
+        """Another token of the daemons' account."""
+        return kubeobjects.create_token(self.api, 3600)
+
     @property
     def url(self) -> str:
         return self.site.api_url

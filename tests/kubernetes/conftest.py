@@ -1,5 +1,6 @@
 """A real Kubernetes for tests: built by tests/kubernetes/build, started by the session, cleared after each test."""
 
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -8,8 +9,11 @@ import pytest
 
 from flanneld_py.errors import LabError
 from flanneld_py.lab.kubernetes import API_SERVER, CONTROLLERS, ETCD, find_program
+from tests.etcd.conftest import Reports
 from tests.kubernetes.cluster import Cluster
+from tests.kubernetes.place import Place
 from tests.kubernetes.proxy import FaultProxy
+from tests.kubernetes.stores import Stores
 
 NUMBERS = count(1)
 
@@ -67,3 +71,35 @@ async def proxy(cluster: Cluster) -> AsyncIterator[FaultProxy]:
     """In front of the session's API server: it lets everything pass until it is told otherwise."""
     async with FaultProxy(cluster.site.address, cluster.site.api_port, cluster.ca, cluster.authority) as started:
         yield started
+
+
+@pytest.fixture
+async def stores(cluster: Cluster, tmp_path: Path) -> AsyncIterator[Stores]:
+    """Makes the stores of the cluster's nodes."""
+    made = Stores(cluster, tmp_path)
+    yield made
+    for store in made.made:
+        await store.close()
+
+
+@pytest.fixture
+def reports() -> Reports:
+    return Reports()
+
+
+@pytest.fixture(scope="session")
+def running_place(kubernetes_programs: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    place = Place(tmp_path_factory.mktemp("place"), f"k{os.getpid()}")
+    try:
+        yield place.up()
+    finally:
+        place.down()
+
+
+@pytest.fixture
+def place(running_place: Place) -> Iterator[Place]:
+    """A control plane and a node, without a Node object and without a daemon."""
+    running_place.restore()
+    yield running_place
+    running_place.stop_daemon()
+    running_place.restore()
