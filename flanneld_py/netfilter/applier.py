@@ -7,16 +7,19 @@ then takes the old ones away, and needs no code of its own.
 import errno
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 
 from flanneld_py.errors import KernelError
 from flanneld_py.model.entry import Desired, Entry, Failure, Key, Op, Verb
+from flanneld_py.model.net import Net
 from flanneld_py.model.ruleset import Admission, Engine, Table
 from flanneld_py.netfilter import nft
+from flanneld_py.netfilter.foreign import Finding, NftForeign, find_legacy, unique
 from flanneld_py.netfilter.iptables import Iptables
 from flanneld_py.netfilter.legacy import has_legacy_admissions, has_legacy_chains
-from flanneld_py.netfilter.nft import NftView, read_view
 from flanneld_py.netfilter.programs import Programs
 from flanneld_py.netfilter.socket import Change, NftSocket
+from flanneld_py.netfilter.walk import Packet
 from flanneld_py.netlink.wire import Refusal
 
 _FAMILIES = (4, 6)
@@ -30,9 +33,8 @@ class PacketFilter:
     def __init__(self, *, netns: str | None = None) -> None:
         self._netns = netns
         self._sock = NftSocket(netns=netns)
-        self._iptables = {
-            engine: Iptables(Programs(engine, netns=netns)) for engine in Engine if engine is not Engine.NFT
-        }
+        self._programs = {engine: Programs(engine, netns=netns) for engine in Engine if engine is not Engine.NFT}
+        self._iptables = {engine: Iptables(programs) for engine, programs in self._programs.items()}
         self._read: dict[Key, tuple[tuple[object, ...], Table | None]] = {}
 
     def close(self) -> None:
@@ -44,11 +46,10 @@ class PacketFilter:
         if instance is None:
             return {}
         wanted = [entry for entry in desired.entries.values() if isinstance(entry, Table | Admission)]
-        view = read_view(self._sock)
-        found: dict[Key, Entry] = {**nft.known_tables(self._sock, view, instance)}
-        found |= nft.known_admissions(self._sock, view, instance)
+        found: dict[Key, Entry] = {**nft.known_tables(self._sock, instance)}
+        found |= nft.known_admissions(self._sock, instance)
         tables = {(one.engine, one.version): one for one in wanted if isinstance(one, Table)}
-        present = nft.iptables_versions(view, instance)
+        present = nft.iptables_versions(self._sock, instance)
         for version in _FAMILIES:
             table = tables.get((Engine.IPTABLES_NFT, version))
             if table is not None:
@@ -62,6 +63,23 @@ class PacketFilter:
             if has_legacy_admissions(version, instance, netns=self._netns):
                 found |= await self._iptables[Engine.IPTABLES_LEGACY].admissions(version, instance)
         return found
+
+    def generation(self) -> int | None:
+        """Another number after each change of nf_tables, and so of iptables-nft; None: there is no nf_tables."""
+        return self._sock.generation()
+
+    async def foreign(self, packets: Sequence[Packet], networks: Sequence[Net], instance: str) -> tuple[Finding, ...]:
+        """The chains of others that drop any of `packets`, each of which is of one of `networks`."""
+        found: list[Finding] = []
+        theirs = NftForeign(self._sock, instance)
+        for network in networks:
+            ours = [packet for packet in packets if packet.version == network.version]
+            for packet in ours:
+                found += theirs.find(packet, network)
+            with suppress(KernelError):  # a legacy table, and no program that shows it: nothing can be said of it
+                programs = self._programs[Engine.IPTABLES_LEGACY]
+                found += await find_legacy(programs, ours, network, instance, netns=self._netns)
+        return unique(found)
 
     async def apply(self, ops: Sequence[Op]) -> list[Failure]:
         failures = []
@@ -83,22 +101,22 @@ class PacketFilter:
             return await self._iptables[entry.engine].apply(op)
         if isinstance(entry, Table) and entry.engine is Engine.IPTABLES_NFT and op.verb is not Verb.DELETE:
             return await self._iptables[entry.engine].apply(op)
-        changes = self._changes(op, read_view(self._sock))
+        changes = self._changes(op)
         refusal = self._sock.commit(changes) if changes else None
         return None if refusal is None else _failure(op, refusal)
 
-    def _changes(self, op: Op, view: NftView) -> list[Change]:
+    def _changes(self, op: Op) -> list[Change]:
         match op.entry, op.verb:
             case Admission() as entry, Verb.DELETE:
                 return nft.remove_admission(self._sock, entry)
             case Admission() as entry, _:
                 return nft.write_admission(self._sock, entry)
             case Table(engine=Engine.NFT) as entry, Verb.DELETE:
-                return nft.remove_table(view, entry)
+                return nft.remove_table(self._sock, entry)
             case Table(engine=Engine.NFT) as entry, _:
-                return nft.write_table(view, entry)
+                return nft.write_table(self._sock, entry)
             case Table() as entry, _:
-                return nft.remove_iptables(self._sock, view, entry.version, entry.instance)
+                return nft.remove_iptables(self._sock, entry.version, entry.instance)
         raise TypeError(op.entry)
 
     async def _read_nft(self, table: Table) -> Table | None:

@@ -1,7 +1,7 @@
 """Our rules in the text form of iptables-save and iptables-restore. Sans-I/O."""
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from ipaddress import ip_network
 
 from flanneld_py.model.ruleset import (
@@ -21,6 +21,7 @@ from flanneld_py.model.ruleset import (
 )
 from flanneld_py.netfilter.names import COMMENTS, IPTABLES_BASE, admission_comment, iptables_chain
 from flanneld_py.netfilter.nft import admission_rules, admitted
+from flanneld_py.netfilter.walk import ACCEPT, DROP, GOTO, JUMP, RETURN, Judged, Packet
 
 Saved = dict[str, list[str]]
 """What iptables-save says, by table: lines that begin with `-A` or `:`."""
@@ -106,6 +107,40 @@ def _parse_target(words: Sequence[str], jump: str) -> Verdict | Masquerade | Unk
         case [name] if jump and name == jump:
             return Verdict.RETURN
     return Unknown(" ".join(words))
+
+
+def judge_line(line: str, packet: Packet, chains: Container[str]) -> Judged:
+    """What the rule of an `-A` line does with the packet."""
+    words = shlex.split(line)[2:]
+    matches: bool | None = True
+    while words:
+        negated = words[0] == "!"
+        word, *words = words[negated:]
+        held: bool | None = None
+        if word in ("-s", "-d"):
+            held = (packet.source if word == "-s" else packet.destination) in ip_network(words.pop(0))
+        elif word in ("-i", "-o"):
+            held = _is_named(packet.iif if word == "-i" else packet.oif, words.pop(0))
+        elif word == "-m" and words[:1] == ["comment"]:
+            held = True
+            del words[:3]
+        elif word in ("-j", "-g"):
+            return matches, _line_verdict(word, words[0], chains)
+        if held is not None and held is negated:
+            return False, None
+        matches = None if held is None else matches
+    return matches, None
+
+
+def _is_named(name: str, pattern: str) -> bool:
+    """A `+` at the end stands for the rest of any name."""
+    return name.startswith(pattern[:-1]) if pattern.endswith("+") else name == pattern
+
+
+def _line_verdict(word: str, target: str, chains: Container[str]) -> tuple[str, str] | None:
+    if target in chains:
+        return (GOTO if word == "-g" else JUMP), target
+    return {"ACCEPT": (ACCEPT, ""), "RETURN": (RETURN, ""), "DROP": (DROP, ""), "REJECT": (DROP, "")}.get(target)
 
 
 def format_rule(chain: str, rule: Rule, comment: str) -> str:

@@ -14,6 +14,9 @@ IPTABLES_BASE = {Hook.POSTROUTING: ("nat", "POSTROUTING"), Hook.FORWARD: ("filte
 _IPTABLES_CHAINS = {Hook.POSTROUTING: "FLANNEL-POSTRTG", Hook.FORWARD: "FLANNEL-FWD"}
 COMMENTS = {Hook.POSTROUTING: "flanneld masq", Hook.FORWARD: "flanneld forward"}
 
+ADMITTING = ("DOCKER-USER", "FORWARD")
+"""Chains of iptables' table filter in which rules of others have their place, the better one first."""
+
 
 def nft_table(version: int, instance: str) -> str:
     return f"flannel-ipv{version}{_suffix(instance)}"

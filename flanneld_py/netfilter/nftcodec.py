@@ -150,30 +150,34 @@ def ask_chains(seq: int) -> bytes:
     return encode_message(GETCHAIN, F_DUMP, seq, _body(0))
 
 
-def ask_rules(seq: int, family: int, table: str) -> bytes:
-    return encode_message(GETRULE, F_DUMP, seq, _body(family, name_attr(1, table)))
+def ask_rules(seq: int, family: int, table: str, chain: str) -> bytes:
+    return encode_message(GETRULE, F_DUMP, seq, _body(family, name_attr(1, table), name_attr(2, chain)))
+
+
+def ask_table(seq: int, family: int, table: str) -> bytes:
+    return encode_message(GETTABLE, 0, seq, _body(family, name_attr(1, table)))
+
+
+def ask_chain(seq: int, family: int, table: str, chain: str) -> bytes:
+    return encode_message(GETCHAIN, 0, seq, _body(family, name_attr(1, table), name_attr(3, chain)))
 
 
 def ask_generation(seq: int) -> bytes:
     return encode_message(GETGEN, 0, seq, _body(0))
 
 
-def decode_tables(found: Iterable[Message]) -> list[tuple[int, str]]:
-    """Family and name of each."""
-    return [(one.body[0], _text(attributes(one.body, 4), 1)) for one in found if one.type == NEWTABLE]
+def decode_uses(message: Message) -> int:
+    """How many chains, sets and other things are in the table."""
+    return number(attributes(message.body, 4), 3)
 
 
-def decode_chains(found: Iterable[Message]) -> list[ChainState]:
-    chains = []
-    for one in found:
-        if one.type == NEWCHAIN:
-            attrs = attributes(one.body, 4)
-            chains.append(ChainState(one.body[0], _text(attrs, 1), _text(attrs, 3), _hook(attrs)))
-    return chains
+def decode_chain(message: Message) -> ChainState:
+    attrs = attributes(message.body, 4)
+    return ChainState(message.body[0], _text(attrs, 1), _text(attrs, 3), _hook(attrs))
 
 
 def decode_rules(found: Iterable[Message]) -> list[RuleState]:
-    """In the order in which the kernel walks them, chain by chain."""
+    """In the order in which the kernel walks them."""
     rules = []
     for one in found:
         if one.type != NEWRULE:

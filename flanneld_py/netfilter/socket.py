@@ -9,24 +9,27 @@ from flanneld_py.errors import KernelError
 from flanneld_py.netfilter.nftcodec import (
     F_ACK,
     NETLINK_NETFILTER,
+    NEWCHAIN,
     ChainState,
     RuleState,
+    ask_chain,
     ask_chains,
     ask_generation,
     ask_rules,
+    ask_table,
     ask_tables,
     batch,
-    decode_chains,
+    decode_chain,
     decode_generation,
     decode_rules,
-    decode_tables,
+    decode_uses,
 )
 from flanneld_py.netlink.netns import Netns
 from flanneld_py.netlink.socket import NetlinkSocket
 from flanneld_py.netlink.wire import NLMSG_ERROR, Message, Refusal, decode_refusal, messages
 
-_ABSENT = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT})
-"""How a kernel without nf_tables answers (net/netfilter/nfnetlink.c), or without netfilter at all."""
+_ABSENT = frozenset({errno.ENOENT, errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT})
+"""How a kernel without nf_tables answers (net/netfilter/nfnetlink.c), or without netfilter, or without that chain."""
 _DATAGRAM_BYTES = 1 << 18
 Change = tuple[int, int, bytes]
 """Message type, flags and body."""
@@ -52,22 +55,28 @@ class NftSocket:
             raise
         return True
 
-    def tables(self) -> list[tuple[int, str]]:
-        """Family and name of each."""
-        return decode_tables(self._dump(ask_tables))
+    def uses(self, family: int, table: str) -> int | None:
+        """How many chains, sets and other things are in the table; None: there is no such table."""
+        found = self._query(lambda seq: ask_table(seq, family, table))
+        return None if found is None else decode_uses(found)
 
-    def chains(self) -> list[ChainState]:
-        return decode_chains(self._dump(ask_chains))
+    def chain(self, family: int, table: str, name: str) -> ChainState | None:
+        found = self._query(lambda seq: ask_chain(seq, family, table, name))
+        return None if found is None else decode_chain(found)
 
-    def rules(self, family: int, table: str) -> list[RuleState]:
-        """Of all chains of the table, in order; none if it is not there."""
-        return decode_rules(self._dump(lambda seq: ask_rules(seq, family, table)))
+    def base_chains(self) -> list[ChainState]:
+        """Those that the kernel calls, of all tables."""
+        chains = (decode_chain(one) for one in self._dump(ask_chains) if one.type == NEWCHAIN)
+        return [one for one in chains if one.hook is not None]
+
+    def rules(self, family: int, table: str, chain: str) -> list[RuleState]:
+        """In order; none if the chain is not there."""
+        return decode_rules(self._dump(lambda seq: ask_rules(seq, family, table, chain)))
 
     def generation(self) -> int | None:
         """A number that is another one after each transaction of anybody; None: there is no nf_tables."""
-        (seq,) = self._sock.sequence(1)
-        answer = self._sock.query([ask_generation(seq)], [seq]).get(seq)
-        return decode_generation(answer) if isinstance(answer, Message) else None
+        found = self._query(ask_generation)
+        return None if found is None else decode_generation(found)
 
     def commit(self, changes: Sequence[Change]) -> Refusal | None:
         """Do all of `changes`, or none; the first refusal, if there is one."""
@@ -97,12 +106,23 @@ class NftSocket:
             return refused[0] if refused else None
         return Refusal(errno.ENOBUFS, "the answer was lost")
 
+    def _query(self, ask: Ask) -> Message | None:
+        """None: what is asked for is not there."""
+        (seq,) = self._sock.sequence(1)
+        answer = self._sock.query([ask(seq)], [seq]).get(seq)
+        if isinstance(answer, Refusal) and answer.errno not in _ABSENT:
+            raise _unreadable(answer.errno)
+        return answer if isinstance(answer, Message) else None
+
     def _dump(self, ask: Ask) -> list[Message]:
         try:
             return self._sock.dump(ask)
         except KernelError as err:
-            if err.errno in _ABSENT or err.errno == errno.ENOENT:
+            if err.errno in _ABSENT:
                 return []
-            hint = "run with CAP_NET_ADMIN in this network namespace" if err.errno == errno.EPERM else None
-            why = os.strerror(err.errno)
-            raise KernelError(f"cannot read the packet filter: {why}", hint=hint, errno=err.errno) from err
+            raise _unreadable(err.errno) from err
+
+
+def _unreadable(code: int) -> KernelError:
+    hint = "run with CAP_NET_ADMIN in this network namespace" if code == errno.EPERM else None
+    return KernelError(f"cannot read the packet filter: {os.strerror(code)}", hint=hint, errno=code)
