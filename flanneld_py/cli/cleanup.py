@@ -18,6 +18,7 @@ from flanneld_py.errors import FlannelError
 from flanneld_py.model.entry import Desired, Failure, Op, Scope
 from flanneld_py.model.net import Net
 from flanneld_py.model.subnetenv import parse_subnet_env
+from flanneld_py.netfilter.applier import PacketFilter
 from flanneld_py.netlink.applier import NetlinkApplier
 from flanneld_py.reconcile.applier import Dispatcher
 from flanneld_py.reconcile.diff import diff
@@ -35,7 +36,9 @@ def run(argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
     subnet_file: Path = args.subnet_file
     with rundir.hold(subnet_file.parent):
-        scope = Scope(_networks(subnet_file), frozenset(), link_alias(subnet_file))
+        scope = Scope(
+            _networks(subnet_file), frozenset(), link_alias(subnet_file), instance=rundir.instance(subnet_file)
+        )
         ops, failures = asyncio.run(_remove(scope, subnet_file.parent, dry_run=args.dry_run))
         names = (subnet_file.name, board.FILE, control.FILE, supervisor.SOCKET)
         files = [path for path in map(subnet_file.with_name, names) if path.exists()]
@@ -61,7 +64,8 @@ async def _remove(scope: Scope, directory: Path, *, dry_run: bool) -> tuple[tupl
         kernel = await stack.enter_async_context(NetlinkApplier())
         worker = supervisor.WorkerSupervisor(directory, keep=False)
         stack.callback(worker.close)
-        applier = Dispatcher([kernel, worker])
+        rules = stack.enter_context(contextlib.closing(PacketFilter()))
+        applier = Dispatcher([kernel, worker, rules])
         ops = diff({}, await applier.known(Desired(scope=scope)))
         return ops, [] if dry_run else await applier.apply(ops)
 

@@ -14,6 +14,7 @@ import random
 import signal
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from flanneld_py.daemon.leasekeeper import LeaseKeeper
 from flanneld_py.daemon.leasewatch import follow_leases
 from flanneld_py.daemon.options import Options, describe
 from flanneld_py.daemon.overlay import Overlay
+from flanneld_py.daemon.rules import POD_DEVICE, RuleWatch, Watched, devices_of
 from flanneld_py.daemon.setup import Setup, follow_config, prepare
 from flanneld_py.daemon.workerwatch import follow_worker
 from flanneld_py.dataplane.supervisor import WorkerSupervisor
@@ -33,8 +35,11 @@ from flanneld_py.errors import FlannelError
 from flanneld_py.host.files import write_atomic
 from flanneld_py.host.identity import read_identity
 from flanneld_py.host.sysctl import SysctlApplier
-from flanneld_py.model.entry import Link
+from flanneld_py.model.entry import Link, Plan
 from flanneld_py.model.lease import NodeIdentity
+from flanneld_py.model.net import first_address
+from flanneld_py.netfilter.applier import PacketFilter
+from flanneld_py.netfilter.monitor import GenerationMonitor
 from flanneld_py.netlink.applier import NetlinkApplier
 from flanneld_py.netlink.socket import NetlinkSocket
 from flanneld_py.netlink.underlay import KernelUnderlay
@@ -126,15 +131,15 @@ async def _overlay(options: Options, setup: Setup, store: EtcdStore, sock: Netli
     await keeper.acquire()
     board.at(Stage.KERNEL)
     links = setup.backend.links
-    overlay = Overlay(
-        setup, lambda: keeper.lease, KernelUnderlay(sock, links), board, partial(_write_env, options.subnet_file)
-    )
+    underlay = KernelUnderlay(sock, links)
+    overlay = Overlay(setup, lambda: keeper.lease, underlay, board, partial(_write_env, options.subnet_file))
     async with contextlib.AsyncExitStack() as stack:
         kernel = await stack.enter_async_context(NetlinkApplier())
         worker = WorkerSupervisor(options.subnet_file.parent)
         stack.push_async_exit(partial(_part_from, worker, options.udp_linger))
+        rules = stack.enter_context(closing(PacketFilter()))
         reconciler = Reconciler(
-            Dispatcher([kernel, SysctlApplier(), worker]),
+            Dispatcher([kernel, SysctlApplier(), worker, rules]),
             overlay.desired,
             on_pass=overlay.on_pass,
             jitter=random.random,
@@ -142,11 +147,16 @@ async def _overlay(options: Options, setup: Setup, store: EtcdStore, sock: Netli
         worker.on_gone = reconciler.look_again
         networks = setup.config.networks
         plan = setup.backend.local_plan(keeper.lease, setup.facts)
+        watch = RuleWatch(
+            rules, board, _watched(setup, keeper, plan, underlay), setup.rules, fix=options.fix_foreign_forward
+        )
+        overlay.admissions = lambda: watch.admissions
         watched = (*(entry.name for entry in plan if isinstance(entry, Link)), setup.facts.external.name)
         # Open before the kernel is read for the first time, so that no change falls between the two.
         monitor = await stack.enter_async_context(
             open_monitor(watched, networks, needs_reach=setup.backend.needs_reach)
         )
+        generations = stack.enter_context(GenerationMonitor())
 
         async def details() -> Report:
             return overlay.report(await reconciler.difference(), setup.rejected, await worker.stats())
@@ -168,9 +178,19 @@ async def _overlay(options: Options, setup: Setup, store: EtcdStore, sock: Netli
             group.create_task(keeper.run(reconciler.wake))
             group.create_task(reconcile())
             group.create_task(follow_kernel(monitor, reconciler, networks))
+            group.create_task(watch.follow(generations, reconciler, options.iptables_resync))
             group.create_task(follow_config(store, setup.config, board))
             if setup.backend.name == "udp":
                 group.create_task(follow_worker(worker.stats, board.worker, reconciler.look_again))
+
+
+def _watched(setup: Setup, keeper: LeaseKeeper, plan: Plan, underlay: KernelUnderlay) -> Watched:
+    def pod_device() -> str:
+        """The bridge that has the address which subnet.env names."""
+        return underlay.holder([first_address(net) for net in keeper.lease.subnets]) or POD_DEVICE
+
+    devices = devices_of(plan, setup.facts.external.name)
+    return Watched(setup.config.networks, lambda: keeper.lease.subnets, devices, pod_device)
 
 
 async def _part_from(worker: WorkerSupervisor, linger_s: float, kind: type[BaseException] | None, *_: object) -> None:

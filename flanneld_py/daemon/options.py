@@ -15,6 +15,7 @@ from typing import Final, TypeVar, cast
 from flanneld_py.daemon.flags import Flag, Given, Setting, Value, parse_flags
 from flanneld_py.errors import UsageError
 from flanneld_py.etcd.endpoints import parse_endpoint
+from flanneld_py.firewall.engine import WISHES
 from flanneld_py.model.extiface import compile_pattern
 from flanneld_py.model.net import Addr
 
@@ -48,6 +49,13 @@ FLAGS: Final = (
     Flag("healthz-port", 0, "port of the health server; 0: none", "PORT"),
     Flag("iptables-resync", 5, "seconds between two looks at the packet filter's rules", "SECONDS"),
     Flag("iptables-forward-rules", True, "accept forwarded traffic of the network in the packet filter"),
+    Flag(
+        "packet-filter",
+        "auto",
+        "who keeps the rules; auto: as EnableNFTables or kube-proxy has it",
+        "auto|nft|iptables",
+    ),
+    Flag("fix-foreign-forward", False, "accept pods' traffic in chains of docker and iptables that would drop it"),
     Flag("ip-blackhole-route", False, "drop traffic for addresses of the own subnet that no pod has"),
     Flag("net-config-path", "/etc/kube-flannel/net-conf.json", "network configuration, with --kube-subnet-mgr", "FILE"),
     Flag("set-node-network-unavailable", True, "clear the node's condition NetworkUnavailable when ready"),
@@ -70,16 +78,11 @@ class Later:
 
 
 LATER: Final[Mapping[str, Later]] = {
-    "ip-masq": Later("does not masquerade", (False,)),
-    "ip-masq-fully-random-disable": Later("does not masquerade", (False,)),
     "kube-subnet-mgr": Later("keeps leases in etcd only", (False,)),
     "kube-api-url": Later("keeps leases in etcd only", ("",)),
     "kube-annotation-prefix": Later("keeps leases in etcd only"),
     "kubeconfig-file": Later("keeps leases in etcd only", ("",)),
     "healthz-port": Later("has no health server", (0,)),
-    "iptables-resync": Later("writes no packet filter rules"),
-    "iptables-forward-rules": Later("writes no packet filter rules", (False,)),
-    "ip-blackhole-route": Later("adds no blackhole route", (False,)),
     "net-config-path": Later("reads the configuration from etcd only"),
     "set-node-network-unavailable": Later("keeps leases in etcd only"),
     "vmodule": Later("has one log level for all", ("",)),
@@ -111,6 +114,13 @@ class Options:
     udp_linger: int
     """Seconds. Then port and device are free for another implementation."""
     ip_masq: bool
+    ip_masq_fully_random_disable: bool
+    iptables_resync: int
+    """Seconds."""
+    iptables_forward_rules: bool
+    ip_blackhole_route: bool
+    packet_filter: str
+    fix_foreign_forward: bool
     v: int
     log_format: str
     version: bool = False
@@ -239,8 +249,14 @@ def _options(given: _Settings, *, help_: bool = False, version: bool = False) ->
         reacquire=given.boolean("reacquire"),
         udp_linger=given.integer("udp-linger", 0, 86400),
         ip_masq=given.boolean("ip-masq"),
+        ip_masq_fully_random_disable=given.boolean("ip-masq-fully-random-disable"),
+        iptables_resync=given.integer("iptables-resync", 1, 86400),
+        iptables_forward_rules=given.boolean("iptables-forward-rules"),
+        ip_blackhole_route=given.boolean("ip-blackhole-route"),
+        packet_filter=_one_of(given, "packet-filter", WISHES),
+        fix_foreign_forward=given.boolean("fix-foreign-forward"),
         v=given.integer("v", 0, 10),
-        log_format=_log_format(given),
+        log_format=_one_of(given, "log-format", ("text", "json")),
         version=version,
         help=help_,
     )
@@ -324,8 +340,9 @@ def _pattern(text: str, origin: str) -> str:
     return text
 
 
-def _log_format(given: _Settings) -> str:
-    text = given.text("log-format")
-    if text not in ("text", "json"):
-        raise UsageError(f"{given.origin('log-format')}={text[:60]!a}: is not known", hint="write text or json")
+def _one_of(given: _Settings, name: str, words: Sequence[str]) -> str:
+    text = given.text(name)
+    if text not in words:
+        mend = f"write {', '.join(words[:-1])} or {words[-1]}"
+        raise UsageError(f"{given.origin(name)}={text[:60]!a}: is not known", hint=mend)
     return text

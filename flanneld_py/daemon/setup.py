@@ -12,7 +12,9 @@ from flanneld_py.backend.table import read_backend
 from flanneld_py.daemon.board import Board
 from flanneld_py.daemon.options import Options
 from flanneld_py.daemon.prelude import check_interface, choose_interface, link_alias, node_facts
+from flanneld_py.daemon.rules import describe_rules, wish_of
 from flanneld_py.errors import ConfigError
+from flanneld_py.firewall.plan import RuleWish
 from flanneld_py.model.config import BackendConfig, NetworkConfig, check_config
 from flanneld_py.model.lease import NodeIdentity
 from flanneld_py.model.net import Net
@@ -27,7 +29,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """`former`: the networks that subnet.env held; `rejected`: interfaces that were not chosen, and why."""
+    """`former`: the networks that subnet.env held; `rejected`: interfaces that were not chosen, and why; `rules`: what
+    is wanted of the packet filter."""
 
     config: NetworkConfig
     backend: Backend
@@ -35,6 +38,7 @@ class Setup:
     request: LeaseRequest
     former: tuple[Net, ...]
     rejected: tuple[str, ...]
+    rules: RuleWish
 
 
 async def prepare(
@@ -43,6 +47,7 @@ async def prepare(
     """Waits for the store and its configuration. ConfigError, InterfaceError: what cannot be used."""
     rng = random.SystemRandom()
     config, backend = await _configuration(store, board)
+    rules = wish_of(options, config)
     versions = tuple(family.version for family in config.families)
     choice = choose_interface(sock, options, versions)
     external = choice.external
@@ -53,6 +58,7 @@ async def prepare(
         public=tuple(str(a) for a in (external.public4, external.public6) if a is not None),
         backend=config.backend.type,
         networks=tuple(map(str, config.networks)),
+        rules=describe_rules(rules),
     )
     board.at(Stage.LEASE)
     facts_with = partial(
@@ -63,7 +69,7 @@ async def prepare(
     backend.mtu(facts)  # a hopeless MTU is told before a lease is taken
     env = _subnet_env(options.subnet_file)
     request = LeaseRequest(config, backend.attrs(facts), previous_subnets(env) if env else (), identity)
-    return Setup(config, backend, facts, request, env.networks if env else (), choice.rejected)
+    return Setup(config, backend, facts, request, env.networks if env else (), choice.rejected, rules)
 
 
 async def _configuration(store: LeaseStore, board: Board) -> tuple[NetworkConfig, Backend]:

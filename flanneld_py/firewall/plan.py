@@ -14,14 +14,18 @@ BLACKHOLE_METRIC = 8192
 
 @dataclass(frozen=True, slots=True)
 class RuleWish:
-    """What the operator wants. `instance`: see `Table`."""
+    """What the operator wants. `reason`: why it is this engine; `instance`: see `Table`."""
 
     engine: Engine
+    reason: str = ""
     instance: str = ""
     masquerade: bool = False
     fully_random: bool = True
     forward: bool = True
     blackhole: bool = False
+
+
+NO_RULES = RuleWish(Engine.NFT, forward=False)
 
 
 def rule_plan(wish: RuleWish, networks: tuple[Net, ...], own: Subnets) -> Plan:

@@ -61,24 +61,28 @@ class Programs:
         """All of `text`, table by table, each in one transaction; other rules stay."""
         return await self._run(version, "-restore", ("--noflush", "--wait", str(LOCK_WAIT_S)), text)
 
-    async def _run(self, version: int, action: str, words: Iterable[str], text: str | None = None) -> Outcome:
+    async def _run(self, version: int, action: str, words: Iterable[str], text: str = "") -> Outcome:
         base = "iptables" if version == 4 else "ip6tables"
         named = f"{base}{_SUFFIX[self.engine]}{action}"
         program = _find(named) or (_find(f"{base}{action}") if _plain_engine() is self.engine else None)
         if program is None:
             raise KernelError(f"there is no {named}", hint=_INSTALL)
-        child = await asyncio.create_subprocess_exec(
-            *self._prefix,
-            program,
-            *words,
-            stdin=subprocess.DEVNULL if text is None else subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={"PATH": search_path(), "LC_ALL": "C"},
-        )
+        # Not a pipe: uvloop fails where a child ends before it has read all of one.
+        with os.fdopen(os.memfd_create(named), "w+") as stdin:
+            stdin.write(text)
+            stdin.seek(0)
+            child = await asyncio.create_subprocess_exec(
+                *self._prefix,
+                program,
+                *words,
+                stdin=stdin,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env={"PATH": search_path(), "LC_ALL": "C"},
+            )
         try:
             async with asyncio.timeout(_LIMIT_S):
-                out, err = await child.communicate(None if text is None else text.encode())
+                out, err = await child.communicate()
         except TimeoutError:
             raise KernelError(f"{named} did not end in {_LIMIT_S:.0f} s") from None
         finally:

@@ -25,7 +25,8 @@ class Status:
 
     `subnets`, `networks`, `public`: texts, IPv4 first. `entries`: how many we want; `difference`: how many of them are
     not so after the last pass; `repaired`: how many the last look at the kernel found otherwise. `worker`: what the
-    process counts that carries the udp backend's packets, as of a few seconds ago.
+    process counts that carries the udp backend's packets, as of a few seconds ago. `rules`: of the packet filter, who
+    keeps them and which are wanted.
     """
 
     stage: Stage
@@ -54,6 +55,7 @@ class Status:
     failures: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     config_pending: str | None = None
+    rules: Mapping[str, Any] | None = None
     worker: Mapping[str, Any] | None = None
 
     def at(self, stage: Stage, now: float) -> "Status":
