@@ -105,7 +105,7 @@ class RuleWatch:
         next_foreign = loop.time()
         while True:
             now = self._filter.generation()
-            if now is None or now != generation or self._wish.engine is Engine.IPTABLES_LEGACY:
+            if now is None or now != generation or self._in_legacy():
                 generation = now
                 await self._compare(reconciler)
             if loop.time() >= next_foreign:
@@ -118,6 +118,10 @@ class RuleWatch:
             except TimeoutError:
                 continue
             await asyncio.sleep(SETTLES_S)
+
+    def _in_legacy(self) -> bool:
+        """Whether rules of ours are where no change is told."""
+        return Engine.IPTABLES_LEGACY in (self._wish.engine, *(one.engine for one in self.admissions))
 
     async def _compare(self, reconciler: Reconciler) -> None:
         desired = reconciler.desired

@@ -33,8 +33,8 @@ def shell(space: str, text: str) -> str:
 
 def rules(space: str) -> dict[str, str]:
     """What is there of ours, by engine."""
-    shown = {"nft": shell(space, "nft list ruleset")}
-    shown["nft"] = shown["nft"] if "table ip flannel-ipv" in shown["nft"] else ""
+    tables = [line for line in shell(space, "nft list tables").splitlines() if " flannel-ipv" in line]
+    shown = {"nft": "".join(shell(space, f"nft list {table}") for table in tables)}
     for tool in IPTABLES:
         text = shell(space, f"{tool}-save; {tool.replace('ip', 'ip6', 1)}-save")
         shown[tool] = "\n".join(line for line in text.splitlines() if "FLANNEL" in line)
