@@ -15,7 +15,7 @@ from flanneld_py.lab import build, process, servers, wiring
 from flanneld_py.lab.build import Lab
 from flanneld_py.lab.process import Process
 from flanneld_py.lab.progress import Progress
-from flanneld_py.lab.topology import LabSpec
+from flanneld_py.lab.topology import Firewall, LabSpec, Wiring
 
 DIRECT, HOST_GW, VXLAN = "direct", "host-gw", "vxlan"
 NATIVE, PORTABLE, CROWDED = "udp", "udp-portable", "udp-1000"
@@ -84,8 +84,9 @@ class _WithoutNotes:
 
 @contextmanager
 def _lab(context: Context, spec: LabSpec) -> Iterator[Lab]:
-    """A lab of two nodes with a pod each, by what else the spec says."""
-    named = replace(spec, name=f"{context.prefix}-{spec.name}", nodes=2, pods=1)
+    """A lab of two nodes with a pod each, by what else the spec says; no plugin or packet filter is in the way."""
+    name = f"{context.prefix}-{spec.name}"
+    named = replace(spec, name=name, nodes=2, pods=1, wiring=Wiring.PLAIN, firewall=Firewall.NONE)
     progress = _WithoutNotes(context.progress) if spec.backend == "alloc" else context.progress
     with build.temporary(named, progress) as lab:
         yield lab

@@ -19,7 +19,7 @@ from flanneld_py.lab.build import Lab
 from flanneld_py.lab.namespaces import inside
 from flanneld_py.lab.progress import Silent
 from flanneld_py.lab.state import ETCD
-from flanneld_py.lab.topology import ETCD_PREFIX, LabSpec
+from flanneld_py.lab.topology import ETCD_PREFIX, Firewall, LabSpec, Wiring
 from flanneld_py.model.entry import Desired, Route
 from flanneld_py.model.lease import Lease, LeaseAttrs
 from flanneld_py.model.node import ExternalInterface, NodeFacts
@@ -51,7 +51,9 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--away", type=float, default=10.0, metavar="SECONDS", help="how long etcd stays away")
     args = parser.parse_args(argv)
     build.require_root("python -m bench lease_burst")
-    spec = LabSpec(name="bench-burst", nodes=1, pods=1, networks=(NETWORK,))
+    spec = LabSpec(
+        name="bench-burst", nodes=1, pods=1, networks=(NETWORK,), wiring=Wiring.PLAIN, firewall=Firewall.NONE
+    )
     with build.temporary(spec, Silent()) as lab:
         figures = inside(
             lab.topology.nodes[0].namespace, lambda: asyncio.run(_measure(lab, args.leases, args.rounds, args.away))

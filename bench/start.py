@@ -10,7 +10,7 @@ from bench.report import Figure, render
 from flanneld_py.lab import build, process, servers
 from flanneld_py.lab.build import Lab
 from flanneld_py.lab.progress import Silent
-from flanneld_py.lab.topology import LabSpec
+from flanneld_py.lab.topology import Firewall, LabSpec, Wiring
 
 POLL_S = 0.001
 DEADLINE_S = 30.0
@@ -24,7 +24,9 @@ def run(argv: Sequence[str]) -> int:
     version = [_seconds([sys.executable, "-m", "flanneld_py", "--version"]) for _ in range(args.rounds)]
     bare = [_seconds([sys.executable, "-c", ""]) for _ in range(args.rounds)]
     fresh, again = [], []
-    with build.temporary(LabSpec(name="bench-start", nodes=1, pods=1), Silent()) as lab:
+    with build.temporary(
+        LabSpec(name="bench-start", nodes=1, pods=1, wiring=Wiring.PLAIN, firewall=Firewall.NONE), Silent()
+    ) as lab:
         for _ in range(args.rounds):
             again.append(_daemon(lab, fresh=False))
             fresh.append(_daemon(lab, fresh=True))

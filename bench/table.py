@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from bench import compare, lease_burst, paths, peers, pump, start
+from bench import compare, kube, lease_burst, paths, peers, pump, start
 
 BENCHES: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "paths": ("which data path is how fast, ours and others' side by side?", paths.run),
@@ -11,4 +11,5 @@ BENCHES: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "pump": ("how much faster is the native pump than its portable twin?", pump.run),
     "start": ("how soon is a node ready, and what does the command line cost?", start.run),
     "lease_burst": ("what do 1,000 leases, and one lease, cost a node?", lease_burst.run),
+    "kube": ("what does a cluster of many nodes cost the daemon of one, in a container's limits?", kube.run),
 }

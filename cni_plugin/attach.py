@@ -31,13 +31,16 @@ def add(request: Request) -> Object:
             "it stays as it is; DEL must come before another ADD",
         )
     _release_earlier(request, directory, attachment, there)
+    bridge = str(config.get("bridge") or "cni0")
+    if config["type"] == "bridge" and links.give_hardware_address(bridge):
+        # With its first port, before it had an address, it lost its own; bridge 1.1 then fails at every ADD.
+        say(f"{bridge} had no hardware address, left so by an ADD that failed: it gets one")
     try:
         return _attach(request, directory, attachment, config, there)
     except CniError as error:
         stale = _stale_addresses(config, env)
         if not stale:
             raise
-        bridge = str(config.get("bridge") or "cni0")
         if config.get("forceAddress") is None and not _ports(bridge):
             # Nobody uses the old address: no pod hangs on the bridge.
             say(f"{bridge} has {', '.join(stale)} of an earlier lease and no ports: it gets the present one's")

@@ -10,10 +10,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from cni_plugin import conflist, place, program
+from cni_plugin import bundle, conflist, place, program
 from cni_plugin.conflist import Conflist, ConflistError
-from cni_plugin.program import ProgramError
+from cni_plugin.program import Program, ProgramError
 
 BIN_DIR = Path("/opt/cni/bin")
 CONF_DIR = Path("/etc/cni/net.d")
@@ -27,12 +28,13 @@ class InstallError(Exception):
 
 @dataclass(frozen=True)
 class Plan:
-    """What the command line asks for."""
+    """What the command line asks for. `bundle`: the folder with one; the empty path asks for one to be made."""
 
     bin_dirs: tuple[Path, ...]
     conf_dir: Path
     conf: Path | None
     python: str | None
+    bundle: Path | None
     uninstall: bool
 
     @property
@@ -43,33 +45,43 @@ class Plan:
 def main(arguments: Sequence[str]) -> int:
     """The exit code: 0 done, 1 refused, with one line that says why and what mends it."""
     parser = _parser()
-    if not arguments or arguments[0] != "install":
+    if not arguments:
         parser.print_usage(sys.stderr)
-        print(
-            "flannel: a runtime calls the plugin without arguments; the only command for people is install",
-            file=sys.stderr,
-        )
+        print("flannel: a runtime calls the plugin without arguments; these commands are for people", file=sys.stderr)
         return 2
-    given = parser.parse_args(arguments[1:])
-    bin_dirs = tuple(dict.fromkeys(given.bin_dir or [BIN_DIR]))
-    plan = Plan(bin_dirs, given.conf_dir, given.conf, given.python, given.uninstall)
+    given = parser.parse_args(arguments)
     try:
-        return uninstall(plan) if plan.uninstall else install(plan)
+        code: int = given.run(given)
     except (InstallError, ProgramError) as error:
-        print(f"flannel install: {error}", file=sys.stderr)
+        print(f"flannel {given.command}: {error}", file=sys.stderr)
     except OSError as error:
-        print(f"flannel install: {error.filename}: {error.strerror}", file=sys.stderr)
+        print(f"flannel {given.command}: {error.filename}: {error.strerror}", file=sys.stderr)
+    else:
+        return code
     return 1
+
+
+def _run_install(given: argparse.Namespace) -> int:
+    bin_dirs = tuple(dict.fromkeys(given.bin_dir or [BIN_DIR]))
+    plan = Plan(bin_dirs, given.conf_dir, given.conf, given.python, given.bundle, given.uninstall)
+    return uninstall(plan) if plan.uninstall else install(plan)
+
+
+def _run_bundle(given: argparse.Namespace) -> int:
+    bundle.build(given.python or program.running_python(), given.dir)
+    print(f"made: {given.dir}; on a node: {given.dir / program.NAME} install")
+    return 0
 
 
 def install(plan: Plan) -> int:
     """Checks all, then places the program, then the conflist, each only if it differs from what is there."""
     text, wanted = _wanted(plan)
-    own = program.own_program(plan.python)
+    own = _program(plan)
     _check_plugins(wanted, plan)
     for directory in plan.bin_dirs:
         changed = program.install(own, directory)
-        print(f"{'installed' if changed else 'unchanged'}: {directory / program.NAME} ({own.python})")
+        how = own.python or "with an interpreter of its own"
+        print(f"{'installed' if changed else 'unchanged'}: {directory / program.NAME} ({how})")
     _check_directory(plan.conflist)
     changed = place.write_file(plan.conflist, text, 0o644)
     print(f"{'installed' if changed else 'unchanged'}: {plan.conflist} (network {wanted.name})")
@@ -102,6 +114,20 @@ def uninstall(plan: Plan) -> int:
         elif path.exists():
             _warn(f"{path} was not installed by this program; it stays")
     return 0
+
+
+def _program(plan: Plan) -> Program:
+    """A bundle is what was asked for, and what a bundle installs unless a Python is named; else a script."""
+    running = bundle.running_bundle()
+    if plan.bundle is not None and plan.bundle.name:
+        return bundle.read_bundle(plan.bundle)
+    if running is not None and plan.python is None:
+        return bundle.read_bundle(running)
+    if plan.bundle is None:
+        return program.own_program(plan.python)
+    with TemporaryDirectory() as temporary:
+        bundle.build(program.running_python(), Path(temporary))
+        return bundle.read_bundle(Path(temporary))
 
 
 def _wanted(plan: Plan) -> tuple[bytes, Conflist]:
@@ -171,8 +197,12 @@ def _warn(text: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="flannel install", description="Install the CNI plugin flannel on this node.")
-    add = parser.add_argument
+    parser = argparse.ArgumentParser(prog="flannel", description="The CNI plugin flannel; commands for people.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    what = "put the plugin and its conflist where a container runtime looks for them"
+    install_parser = commands.add_parser("install", help=what, description=what)
+    install_parser.set_defaults(run=_run_install)
+    add = install_parser.add_argument
     add(
         "--bin-dir",
         type=Path,
@@ -188,10 +218,24 @@ def _parser() -> argparse.ArgumentParser:
         help="where the runtime looks for networks (%(default)s)",
     )
     add("--conf", type=Path, metavar="FILE", help="the conflist to install; without it, one with bridge and portmap")
-    add(
+    interpreter = install_parser.add_mutually_exclusive_group()
+    interpreter.add_argument(
         "--python",
         metavar="PATH",
         help=f"the interpreter, as the host names it ({program.HOST_PYTHON}, or the one running this)",
     )
+    interpreter.add_argument(
+        "--bundle",
+        type=Path,
+        nargs="?",
+        const=Path(),
+        metavar="DIR",
+        help="bring an interpreter along, for a host without Python: the bundle in DIR, else one made now",
+    )
     add("--uninstall", action="store_true", help="remove the conflist, and the plugin when no pod needs it any more")
+    what = "make a bundle: the plugin with an interpreter of its own, for hosts without Python (needs a C compiler)"
+    bundle_parser = commands.add_parser("bundle", help=what, description=what)
+    bundle_parser.set_defaults(run=_run_bundle)
+    bundle_parser.add_argument("dir", type=Path, metavar="DIR", help="where to put it; not there yet, or empty")
+    bundle_parser.add_argument("--python", metavar="PATH", help="the interpreter to bring along (the one running this)")
     return parser

@@ -1,4 +1,4 @@
-"""Two questions to the kernel, by rtnetlink, without entering a namespace: is a link there, what addresses has it.
+"""Questions to the kernel, by rtnetlink, without entering a namespace: is a link there, what addresses has it.
 
 Layouts: linux/netlink.h, linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h, linux/net_namespace.h; host byte order.
 """
@@ -11,9 +11,10 @@ from sys import byteorder
 _NETLINK_ROUTE = 0
 _REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
-_RTM_GETLINK, _RTM_GETADDR, _RTM_NEWADDR, _RTM_NEWNSID, _RTM_GETNSID = 18, 22, 20, 88, 90
+_RTM_NEWLINK, _RTM_GETLINK, _RTM_GETADDR, _RTM_NEWADDR, _RTM_NEWNSID, _RTM_GETNSID = 16, 18, 22, 20, 88, 90
 _NETNSA_NSID, _NETNSA_FD = 1, 3
-_IFLA_IFNAME, _IFLA_TARGET_NETNSID = 3, 46
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_TARGET_NETNSID = 1, 3, 46
+_IFINFOMSG_BYTES = 16
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _RT_SCOPE_LINK = 253
 _NO_ID = 0xFFFFFFFF
@@ -36,7 +37,11 @@ def exists(netns: str, ifname: str) -> bool | None:
             if number is None:
                 return None
             name = ifname.encode(errors="surrogateescape") + b"\0"
-            question = bytes(16) + _attribute(_IFLA_TARGET_NETNSID, _u32(number)) + _attribute(_IFLA_IFNAME, name)
+            question = (
+                bytes(_IFINFOMSG_BYTES)
+                + _attribute(_IFLA_TARGET_NETNSID, _u32(number))
+                + _attribute(_IFLA_IFNAME, name)
+            )
             error = _ask(sock, _RTM_GETLINK, question)[0]
         finally:
             sock.close()
@@ -59,6 +64,25 @@ def addresses(ifname: str) -> list[str]:
             sock.close()
     except OSError:
         return []
+
+
+def give_hardware_address(ifname: str) -> bool:
+    """Whether the interface, in this namespace, had none, and has one now: a random one, locally administered."""
+    header = bytes(_IFINFOMSG_BYTES)
+    name = _attribute(_IFLA_IFNAME, ifname.encode(errors="surrogateescape") + b"\0")
+    try:
+        sock = _open_socket()
+        try:
+            error, link = _ask(sock, _RTM_GETLINK, header + name)
+            if error or any(_attributes(link[_IFINFOMSG_BYTES:]).get(_IFLA_ADDRESS, b"\1")):
+                return False
+            wish = header + name + _attribute(_IFLA_ADDRESS, b"\x02" + posix.urandom(5))
+            sock.send(_message(_RTM_NEWLINK, _REQUEST | _ACK, wish))
+            return all(content[:4] == bytes(4) for _, content in _answers(sock))
+        finally:
+            sock.close()
+    except OSError:
+        return False
 
 
 def _open_socket() -> socket:

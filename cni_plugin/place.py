@@ -13,8 +13,8 @@ def read_if_there(path: Path) -> bytes | None:
         return None
 
 
-def write_file(path: Path, data: bytes, mode: int) -> bool:
-    """Whether the file had to be changed. It has the content and the mode now, also after a power failure.
+def write_file(path: Path, data: bytes, mode: int, *, sync: bool = True) -> bool:
+    """Whether the file had to be changed. It has the content and the mode now; after a power failure too, if `sync`.
 
     The temporary file stands in the same directory: containerd (issue 11715) does not notice one from elsewhere. Its
     name is of no kind that a runtime loads, and unlike any other's. A running program is replaced, not overwritten.
@@ -29,11 +29,28 @@ def write_file(path: Path, data: bytes, mode: int) -> bool:
             file.write(data)
             file.flush()
             os.fchmod(file.fileno(), mode)
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
+        raise
+    if sync:
+        sync_directory(path.parent)
+    return True
+
+
+def write_link(path: Path, target: str) -> bool:
+    """Whether the symbolic link had to be changed. It leads to `target` now."""
+    if path.is_symlink() and str(path.readlink()) == target:
+        return False
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    temporary.symlink_to(target)
+    try:
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink()
         raise
     sync_directory(path.parent)
     return True

@@ -1,11 +1,13 @@
-"""The executable `flannel` in a runtime's directory: a tiny script, and beside it a folder with our modules, compiled.
+"""The executable `flannel` in a runtime's directory, and beside it a folder with our modules, compiled.
 
-The folder is named after its content, so that an update changes both at once: by the rename of the script. The folder
-of the version before stays for a plugin that is just running.
+Either a tiny script that an interpreter of the node runs, or the launcher of a bundle (`bundle`), which brings its own.
+The folder is named after its content, so that an update changes all at once: by the rename of the script, or of the
+link that the launcher follows. The folder of the version before stays for a plugin that is just running.
 """
 
 import hashlib
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -26,8 +28,10 @@ VERSION_TIMEOUT_S = 30.0
 _MAX_INTERPRETER = 200
 """Bytes: the kernel reads 255 of a script's first line (BINPRM_BUF_SIZE)."""
 
+LINK = "flannel.d"
+MARK = "# CNI plugin flannel of flanneld_py"
+
 _FOLDER = ".flannel-"
-_MARK = b"# CNI plugin flannel of flanneld_py"
 _SCRIPT = """\
 #!{python} {flags}
 {mark} {version}
@@ -67,71 +71,83 @@ class ProgramError(Exception):
 
 @dataclass(frozen=True)
 class Program:
-    """Our modules and the interpreter that is to run them, a path that is valid where the runtime runs."""
+    """The executable, and the files, with their modes, of the folder beside it.
 
-    python: str
-    sources: dict[str, bytes]
+    `python`: the interpreter, a path that is valid where the runtime runs; "" if it is among the files.
+    """
+
+    entry: bytes
+    files: dict[str, tuple[bytes, int]]
+    python: str = ""
 
     @property
     def folder(self) -> str:
-        digest = hashlib.sha256(repr(sorted(self.sources.items())).encode()).hexdigest()
-        return _FOLDER + digest[:12]
-
-    @property
-    def script(self) -> bytes:
-        text = _SCRIPT.format(
-            python=self.python, flags=FLAGS, mark=_MARK.decode(), version=result.VERSION, folder=self.folder
-        )
-        return text.encode()
+        return _folder_name(self.files)
 
 
 def own_program(python: str | None) -> Program:
     """This package itself. ProgramError if the interpreter (the host's, or the one that runs now) is not fit."""
-    here = Path(__file__).parent
-    sources = {path.name: path.read_bytes() for path in here.glob("*.py")}
+    sources = own_sources()
     if python is not None:
-        return Program(_checked(python), sources)
+        return script_program(_checked(python), sources)
     try:
-        return Program(_checked(HOST_PYTHON), sources)
+        return script_program(_checked(HOST_PYTHON), sources)
     except ProgramError:
-        # Of a virtual environment, which may be removed, the interpreter that it was made from.
-        return Program(_checked(str(Path(getattr(sys, "_base_executable", sys.executable)).resolve())), sources)
+        return script_program(_checked(running_python()), sources)
+
+
+def own_sources() -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in Path(__file__).parent.glob("*.py")}
+
+
+def running_python() -> str:
+    """The interpreter that runs now; of a virtual environment, which may be removed, the one that it was made from."""
+    return str(Path(getattr(sys, "_base_executable", sys.executable)).resolve())
+
+
+def script_program(python: str, sources: dict[str, bytes]) -> Program:
+    files = {f"cni_plugin/{name}": (source, 0o644) for name, source in sources.items()}
+    entry = _SCRIPT.format(python=python, flags=FLAGS, mark=MARK, version=result.VERSION, folder=_folder_name(files))
+    return Program(entry.encode(), files, python)
 
 
 def install(program: Program, directory: Path) -> bool:
     """Whether anything had to be changed; afterwards the directory has a program that has proved to run."""
-    folder = directory / program.folder
-    changed = False
-    for name, source in program.sources.items():
-        changed |= place.write_file(folder / "cni_plugin" / name, source, 0o644)
-    _compile(program, folder / "cni_plugin")
-    trial = directory / f".{NAME}.{os.getpid()}.trial"
-    path = directory / NAME
-    if changed or place.read_if_there(path) != program.script:
-        try:
-            place.write_file(trial, program.script, 0o755)
-            supported_versions(trial)
-        finally:
-            place.remove_file(trial)
-    before = _folder_of(place.read_if_there(path) or b"")
-    changed |= place.write_file(path, program.script, 0o755)
+    folder, path, link = directory / program.folder, directory / NAME, directory / LINK
+    written = [place.write_file(folder / name, *file, sync=False) for name, file in program.files.items()]
+    changed = any(written)
+    if program.python:
+        compile_modules(program.python, folder / "cni_plugin")
+    if changed:
+        # Once for all: a hundred files, each for itself, take many seconds on a busy disk.
+        os.sync()
+    before = _folder_of(directory)
+    if changed or before != program.folder or place.read_if_there(path) != program.entry:
+        _try(program, directory)
+    if not program.python:
+        changed |= place.write_link(link, program.folder)
+    changed |= place.write_file(path, program.entry, 0o755)
+    if program.python and link.is_symlink():
+        place.remove_file(link)
     _remove_folders(directory, keep={program.folder, before})
     return changed
 
 
 def uninstall(directory: Path) -> bool:
     """Whether there was a program of ours. The Go plugin is not touched."""
-    path = directory / NAME
+    path, link = directory / NAME, directory / LINK
     if not is_ours(path):
         return False
     place.remove_file(path)
+    if link.is_symlink():
+        place.remove_file(link)
     _remove_folders(directory, keep=set())
     return True
 
 
 def is_ours(path: Path) -> bool:
     try:
-        return _MARK in (place.read_if_there(path) or b"")[:1000]
+        return MARK.encode() in (place.read_if_there(path) or b"")
     except OSError:
         return False
 
@@ -175,18 +191,39 @@ def _checked(python: str) -> str:
     return python
 
 
-def _compile(program: Program, folder: Path) -> None:
-    done = subprocess.run([program.python, FLAGS, "-c", _COMPILE, folder], capture_output=True, check=False)
+def compile_modules(python: str, folder: Path) -> None:
+    """What the interpreter makes of the sources in the folder lies beside them."""
+    done = subprocess.run([python, FLAGS, "-c", _COMPILE, folder], capture_output=True, check=False)
     if done.returncode:
-        raise ProgramError(f"{program.python} cannot compile {folder}: {result.excerpt(done.stderr or done.stdout)}")
+        raise ProgramError(f"{python} cannot compile {folder}: {result.excerpt(done.stderr or done.stdout)}")
 
 
-def _folder_of(script: bytes) -> str:
-    """The folder that an earlier script of ours uses; "" for anything else."""
-    if _MARK not in script[:1000]:
+def _folder_name(files: dict[str, tuple[bytes, int]]) -> str:
+    return _FOLDER + hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()[:12]
+
+
+def _try(program: Program, directory: Path) -> None:
+    """ProgramError if the program, whose folder is in the directory, does not run there."""
+    trial = directory / f".{NAME}.{secrets.token_hex(6)}.trial"
+    trial.mkdir()
+    try:
+        (trial / (program.folder if program.python else LINK)).symlink_to(Path("..") / program.folder)
+        place.write_file(trial / NAME, program.entry, 0o755)
+        supported_versions(trial / NAME)
+    finally:
+        shutil.rmtree(trial)
+
+
+def _folder_of(directory: Path) -> str:
+    """The folder that the program of ours in the directory uses; "" if there is none."""
+    entry = place.read_if_there(directory / NAME) or b""
+    if MARK.encode() not in entry:
         return ""
-    start = script.find(b"/" + _FOLDER.encode()) + 1
-    return script[start:].partition(b'"')[0].decode(errors="replace") if start else ""
+    if not entry.startswith(b"#!"):
+        link = directory / LINK
+        return str(link.readlink()) if link.is_symlink() else ""
+    start = entry.find(b"/" + _FOLDER.encode()) + 1
+    return entry[start:].partition(b'"')[0].decode(errors="replace") if start else ""
 
 
 def _remove_folders(directory: Path, keep: set[str]) -> None:

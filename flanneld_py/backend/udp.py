@@ -83,9 +83,9 @@ class UdpBackend:
     def parse(cls, options: Fields, versions: tuple[int, ...]) -> "UdpBackend":
         backend = cls(
             port=options.integer("Port", DEFAULT_PORT, low=1, high=65535),
-            validation=_one_of(options, "SourceValidation", VALIDATIONS),
+            validation=options.one_of("SourceValidation", VALIDATIONS),
             offload=frozenset(name.lower() for name in OFFLOADS if options.boolean(name, True)),
-            pump=_one_of(options, "Pump", PUMPS),
+            pump=options.one_of("Pump", PUMPS),
             mtu_option=options.integer("MTU", 0, low=0, high=65535),
         )
         if 6 in versions:
@@ -149,12 +149,3 @@ class UdpBackend:
             mtu = max(SMALLEST_MTU, min(mtu, reached.mtu - OVERHEAD_BYTES))
         sources = tuple(source for source in data.sources if source != public)
         return PeerPlan((UdpPeer(DEVICE, subnet, public, data.port or self.port, mtu, sources),), ("udp",))
-
-
-def _one_of(options: Fields, name: str, choices: tuple[str, ...]) -> str:
-    """The text of an option with a few possible values, in lower case; the first is the default."""
-    text = options.text(name, choices[0])
-    if text.lower() not in choices:
-        options.fail(name, text, "is unknown", f"write one of {', '.join(choices)}")
-        return choices[0]
-    return text.lower()

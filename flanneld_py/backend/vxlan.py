@@ -16,7 +16,7 @@ from typing import ClassVar
 
 from flanneld_py.backend.base import PeerPlan, forwarding, plan_subnets, public_attrs, with_data
 from flanneld_py.errors import ConfigError
-from flanneld_py.model.entry import Address, FdbEntry, Link, LinkUp, Neighbour, Plan, Route, Sysctl, Vxlan
+from flanneld_py.model.entry import Address, FdbEntry, Link, LinkUp, Neighbour, Plan, Route, Sysctl, TxChecksum, Vxlan
 from flanneld_py.model.fields import Fields
 from flanneld_py.model.lease import Lease, LeaseAttrs
 from flanneld_py.model.net import Net, host_interface, of_family, parse_mac
@@ -28,6 +28,11 @@ KERNEL_PORT = 8472
 """What Linux uses when nobody names a port (drivers/net/vxlan); upstream's default."""
 SMALLEST_MTU = {4: 68, 6: 1280}
 """RFC 791, RFC 8200 section 5: with less the kernel takes the family off the device."""
+
+
+TX_CHECKSUMS = ("auto", "on", "off")
+CHECKSUM_FIXED = (5, 7)
+"""Linux that computes the checksum of a masqueraded datagram right where a device below is to do it (ea64d8d6c675)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +62,11 @@ class VtepData:
 
 @dataclass(frozen=True, slots=True)
 class VxlanBackend:
-    """`mtu_option`: what the configuration gives for the underlay, 0 for the interface's own."""
+    """`mtu_option`: what the configuration gives for the underlay, 0 for the interface's own.
+
+    `tx_checksum`: whether our devices leave checksums to what is below them. Where that breaks them, peers drop what we
+    send. `auto` has them written where it is known to break, and else leaves the device as it is.
+    """
 
     versions: tuple[int, ...]
     vni: int = 1
@@ -66,6 +75,7 @@ class VxlanBackend:
     gbp: bool = False
     direct_routing: bool = False
     mtu_option: int = 0
+    tx_checksum: str = "auto"
 
     name: ClassVar[str] = "vxlan"
 
@@ -79,6 +89,7 @@ class VxlanBackend:
             gbp=options.boolean("GBP", False),
             direct_routing=options.boolean("DirectRouting", False),
             mtu_option=options.integer("MTU", 0, low=0, high=65535),
+            tx_checksum=options.one_of("TxChecksum", TX_CHECKSUMS),
         )
         options.finish(known=("Type", "MacPrefix", "Name"))
         return backend
@@ -130,10 +141,24 @@ class VxlanBackend:
             plan += (
                 Link(dev, "vxlan", self._dev_mtu(version, node), node.macs[dev], node.alias, vxlan),
                 Sysctl(f"net/ipv6/conf/{dev}/accept_ra", "0", dev),
+                *self._tx_checksum(version, node),
                 Address(dev, host_interface(subnet)),
                 LinkUp(dev),
             )
         return plan + forwarding(own, node)
+
+    def _tx_checksum(self, version: int, node: NodeFacts) -> Plan:
+        dev, external = self._dev(version), node.external
+        public, local = external.public(version), external.addr(version)
+        if self.tx_checksum != "auto":
+            return (TxChecksum(dev, self.tx_checksum == "on", f"TxChecksum is {self.tx_checksum}"),)
+        if public != local:
+            why = f"peers know this node as {public}, {external.name} has {local}: a NAT lies between"
+            return (TxChecksum(dev, False, why),)
+        if node.kernel is not None and node.kernel < CHECKSUM_FIXED:
+            why = f"Linux {'.'.join(map(str, node.kernel))} gets the checksum wrong where packets are masqueraded"
+            return (TxChecksum(dev, False, why),)
+        return ()
 
     def peer_plan(self, peer: Lease, node: NodeFacts, reaches: Reaches) -> PeerPlan:
         return plan_subnets(peer, self.name, lambda subnet: self._family_plan(subnet, peer, node, reaches))

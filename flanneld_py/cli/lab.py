@@ -1,9 +1,8 @@
-"""`flanneld lab`: a cluster on this machine, made of network namespaces, real daemons and a real etcd."""
+"""`flanneld lab`: a cluster on this machine, of network namespaces, real daemons and a real etcd or Kubernetes."""
 
 import argparse
 import dataclasses
 import json
-import os
 import shlex
 import signal
 import sys
@@ -13,15 +12,10 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
+from flanneld_py.cli import labenter
 from flanneld_py.errors import LabError, UsageError
-from flanneld_py.lab.topology import (
-    LabSpec,
-    Stack,
-    Underlay,
-    check_name,
-    parse_network,
-    parse_option,
-)
+from flanneld_py.lab.speccodec import parse_mapping, parse_network, parse_option
+from flanneld_py.lab.topology import Firewall, LabSpec, Stack, Store, Underlay, Wiring, check_name
 
 if TYPE_CHECKING:
     from flanneld_py.lab.terminal import Screen
@@ -45,7 +39,7 @@ def run(argv: Sequence[str]) -> int:
         parser.print_help()
         return 2
     args = parser.parse_args(words)
-    args.command = command
+    args.command, args.again = command, _again(args)
     check_name(args.name)
     handler: Callable[[argparse.Namespace], int] = args.handler
     return handler(args)
@@ -53,6 +47,9 @@ def run(argv: Sequence[str]) -> int:
 
 def _split_command(words: list[str]) -> tuple[list[str], list[str]]:
     """Our own words, and those after `--`, which are another program's."""
+    if words[:1] == ["kubectl"]:
+        own = 3 if words[1:2] == ["--name"] else 1
+        return words[:own], words[own:]
     if "--" in words:
         cut = words.index("--")
         return words[:cut], words[cut + 1 :]
@@ -78,16 +75,17 @@ def _parser() -> argparse.ArgumentParser:
     ping = command("ping", _ping, "every pod to every pod; exit code 1 if any answer is missing")
     ping.add_argument("--backend", default=_DEFAULT.backend, help="a list: the labs that `up` built for it")
     ping.add_argument("--count", type=_positive, default=3, help="requests for each pair (default %(default)s)")
-    execute = command("exec", _exec, "run a command in a node, a pod or the router: exec PLACE -- COMMAND")
+    execute = command("exec", labenter.execute, "run a command in a node, a pod or the router: exec PLACE -- COMMAND")
     execute.add_argument("place", metavar="NODE|POD|router")
     capture = command("capture", _capture, "packets of a node or pod, decoded; until ^C")
     capture.add_argument("place", metavar="NODE|POD|router")
     capture.add_argument("device", nargs="?", default="eth0", help="(default %(default)s)")
     capture.add_argument("--count", type=_positive, help="end after so many")
     capture.add_argument("--all", action="store_true", help="show the talk with etcd, too")
-    logs = command("logs", _logs, "the last lines of a server's log")
-    logs.add_argument("server", metavar="NODE|etcd")
+    logs = command("logs", labenter.logs, "the last lines of a server's log")
+    logs.add_argument("server", metavar="NODE|SERVER", help="such as node1 or etcd")
     logs.add_argument("-n", "--lines", type=_positive, default=_LOG_LINES, help="(default %(default)s)")
+    command("kubectl", labenter.kubectl, "kubectl for a lab with --store kubernetes: kubectl [--name NAME] WORD...")
     for name, handler, text in (
         ("restart", _restart, "restart a node's daemon, or start it after `kill`"),
         ("kill", _kill, "kill a node's daemon with SIGKILL, as in a crash"),
@@ -119,9 +117,31 @@ def _add_spec(parser: argparse.ArgumentParser) -> None:
     )
     add("--stack", choices=[one.value for one in Stack], default=_DEFAULT.stack.value, help="(default %(default)s)")
     add("--network", action="append", default=[], metavar="CIDR", help="one of each family (default 10.244.0.0/16)")
-    add("--docker", action="store_true", help="a dockerd on each node; pods are containers")
+    add(
+        "--firewall",
+        choices=[one.value for one in Firewall],
+        default=_DEFAULT.firewall.value,
+        help="where daemons write their rules; none: pods reach nothing outside (default %(default)s)",
+    )
+    add(
+        "--store",
+        choices=[one.value for one in Store],
+        default=_DEFAULT.store.value,
+        help="where leases are; kubernetes: a real API server (default %(default)s)",
+    )
+    add("--publish", action="append", default=[], metavar="POD:HOSTPORT:PORT", help="a pod's port at its node")
+    wiring = parser.add_mutually_exclusive_group()
+    for kind, text in (
+        (Wiring.DOCKER, "a dockerd on each node; pods are containers"),
+        (Wiring.PLAIN, "the lab connects pods itself, without CNI plugins"),
+        (Wiring.KUBELETS, "a kubelet on each node; with --store kubernetes"),
+    ):
+        wiring.add_argument(f"--{kind.value}", dest="wiring", action="store_const", const=kind, help=text)
+    parser.set_defaults(wiring=_DEFAULT.wiring)
     add("--flanneld-go", metavar="PATH", help="a Go flanneld, for the nodes given by --go-node")
     add("--go-node", action="append", type=int, default=[], metavar="N", help="node N runs Go flanneld; repeatable")
+    add("--manifest", metavar="FILE", help="with --kubelets: apply this, such as a DaemonSet, and start no daemons")
+    add("--image", action="append", default=[], metavar="ARCHIVE", help="with --kubelets: for every node; repeatable")
     add("--daemon-flag", action="append", default=[], metavar="FLAG", help="for our daemons, such as -v=1; repeatable")
 
 
@@ -138,10 +158,15 @@ def _spec(args: argparse.Namespace) -> LabSpec:
         backend=args.backend,
         backend_options=tuple(options.items()),
         networks=tuple(parse_network(text) for text in args.network),
-        docker=args.docker,
+        store=Store(args.store),
+        wiring=args.wiring,
+        firewall=Firewall(args.firewall),
+        published=tuple(parse_mapping(text) for text in args.publish),
         go_nodes=tuple(sorted(set(args.go_node))),
         go_binary=args.flanneld_go,
         daemon_flags=tuple(args.daemon_flag),
+        manifest=args.manifest,
+        images=tuple(args.image),
     )
 
 
@@ -208,13 +233,14 @@ def _status(args: argparse.Namespace) -> int:
     from flanneld_py.lab.terminal import Screen
 
     lab = build.find(args.name)
+    store = lab.record.spec.store.value
     if args.output == "json":
         nodes = [dataclasses.asdict(report.node_report(lab, node)) for node in lab.topology.nodes]
-        print(json.dumps({"name": args.name, "etcd": report.etcd_state(lab), "nodes": nodes}, indent=1))
+        print(json.dumps({"name": args.name, store: report.store_state(lab), "nodes": nodes}, indent=1))
         return 0
     screen = Screen()
     demo.show_status(lab, screen)
-    screen.show(["", f"etcd: {report.etcd_state(lab)}", f"files and logs: {lab.directory.path}"])
+    screen.show(["", f"{store}: {report.store_state(lab)}", f"files and logs: {lab.directory.path}"])
     return 0
 
 
@@ -236,22 +262,6 @@ def _ping(args: argparse.Namespace) -> int:
             demo.show_matrix(places, matrix, screen)
             good &= view.complete(matrix)
     return 0 if good else 1
-
-
-def _exec(args: argparse.Namespace) -> int:
-    from flanneld_py.lab import build, namespaces
-
-    build.require_root(_again(args))
-    lab = build.find(args.name)
-    command = args.command or [os.environ.get("SHELL", "/bin/sh")]
-    # So that `flanneld status` in a node finds itself, and the node's daemon.
-    os.environ["PATH"] = f"{os.environ.get('PATH', os.defpath)}:{Path(sys.executable).parent}"
-    os.environ["FLANNELD_SUBNET_FILE"] = str(lab.directory.subnet_file(args.place))
-    namespaces.enter(lab.topology.namespace(args.place))
-    try:
-        os.execvp(command[0], command)  # noqa: S606 - the user's own command, as typed
-    except OSError as err:
-        raise LabError(f"cannot run {command[0]}: {err.strerror}") from None
 
 
 def _capture(args: argparse.Namespace) -> int:
@@ -280,19 +290,6 @@ def _capture(args: argparse.Namespace) -> int:
     left_out = f", {hidden} of the talk with etcd not shown (--all shows them)" if hidden else ""
     lost = f", {dropped} lost for want of room" if dropped else ""
     screen.note(f"{shown} packets{left_out}{lost}")
-    return 0
-
-
-def _logs(args: argparse.Namespace) -> int:
-    from flanneld_py.lab import build, process
-    from flanneld_py.lab.state import ETCD
-
-    lab = build.find(args.name)
-    known = args.server == ETCD or lab.directory.log(args.server).exists()
-    server = args.server if known else lab.topology.node(args.server).name
-    path = lab.directory.log(server)
-    print(f"{path}:", file=sys.stderr)
-    print("\n".join(process.last_lines(path, args.lines)))
     return 0
 
 

@@ -1,8 +1,10 @@
 """`flanneld`: without a word it is the daemon, with flannel's flags; with one it is a command beside it."""
 
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 
 from flanneld_py.errors import FlannelError
@@ -14,6 +16,7 @@ COMMANDS = {
     "cleanup": "flanneld_py.cli.cleanup",
     "config": "flanneld_py.cli.config",
     "lab": "flanneld_py.cli.lab",
+    "install-cni": "flanneld_py.cli.installcni",
     "bench": "flanneld_py.cli.bench",
 }
 """Each has `run(argv) -> int`, and is imported only when it is asked for."""
@@ -38,6 +41,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
+@contextmanager
+def _stopping_at_once() -> Iterator[None]:
+    """SIGTERM and SIGINT end the program with 0 while it loads: nothing has begun, and a stop is no failure.
+
+    The daemon puts its own handlers in their place.
+    """
+
+    def stop(number: int, frame: object) -> None:
+        sys.exit(0)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _dispatch(words: list[str]) -> int:
     if words[:1] in (["--version"], ["-version"], ["version"]):
         print(f"flanneld {VERSION}")
@@ -56,6 +77,5 @@ def _dispatch(words: list[str]) -> int:
         )
     else:
         command, rest = "run", words
-    module = import_module(COMMANDS[command])
-    code = module.run(rest)
-    return int(code)
+    with _stopping_at_once() if command == "run" else nullcontext():
+        return int(import_module(COMMANDS[command]).run(rest))

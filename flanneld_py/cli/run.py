@@ -24,11 +24,10 @@ def run(argv: Sequence[str]) -> int:
         raise UsageError("flanneld programs the kernel's network and needs root", hint="start it with sudo")
     configure(options.v, options.log_format)
     # Not before the flags are known to be good: these cost a quarter of a second.
-    import uvloop
-
     from flanneld_py.daemon.app import serve
+    from flanneld_py.eventloop import new_event_loop
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(serve(options, os.environ))
     sys.stderr.flush()
     return 0

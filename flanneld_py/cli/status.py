@@ -89,6 +89,7 @@ def _facts(report: dict[str, Any]) -> list[str]:
     if report["backend"]:
         mtu = f", pods' MTU {report['mtu']}" if report["mtu"] else ""
         lines.append(f"  backend    {report['backend']}, network {' '.join(report['networks'])}{mtu}")
+    lines += [f"  offload    {line}" for line in report.get("offload", ())]
     if report.get("rules"):
         lines.append(_rules(report["rules"]))
     lines += [f"  warning    {warning}" for warning in report["warnings"]]
@@ -105,7 +106,7 @@ def _rules(rules: dict[str, Any]) -> str:
 def _worker(worker: dict[str, Any]) -> list[str]:
     """Of the process that carries the udp backend's packets. Trains are what makes it fast."""
     slow = f" ({worker['why']})" if worker["why"] else ""
-    filtered = ", strangers dropped by the kernel" if worker["filtered"] else ""
+    filtered = ", strangers sorted out by the kernel" if worker["filtered"] else ""
     lines = [
         f"  worker     pid {worker['pid']}, {worker['pump']} pump{slow}, "
         f"offload {'+'.join(worker['offload']) or 'none'}{filtered}"
@@ -118,8 +119,8 @@ def _worker(worker: dict[str, Any]) -> list[str]:
             f"{flow['trains']} trains of {flow['mean_train']} on average, dropped: {drops or 'none'}"
         )
     lines.append(
-        f"             kernel   dropped {worker['socket_drops']} at the socket"
-        f"{' (strangers, or for want of room)' if worker['filtered'] else ''}, {worker['queue_drops']} at the device"
+        f"             kernel   no room for {worker['socket_drops']} at the socket, "
+        f"{worker['queue_drops']} at the device; dropped {worker['strangers']} of strangers"
     )
     return lines
 

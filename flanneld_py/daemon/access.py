@@ -1,16 +1,29 @@
 """Access to etcd, as the options describe it and the password file completes it."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flanneld_py.daemon.options import Options
-from flanneld_py.errors import UsageError
-from flanneld_py.etcd.client import EtcdAccess
+from flanneld_py.errors import FlannelError, UsageError
+
+if TYPE_CHECKING:
+    from flanneld_py.etcd.client import EtcdAccess
 
 _MAX_BYTES = 4096
 
 
-def etcd_access(options: Options) -> EtcdAccess:
-    """What the client needs. Raises UsageError that names the password file, never what is in it."""
+def etcd_access(options: Options) -> "EtcdAccess":
+    """What the client needs. UsageError names the password file, never what is in it; FlannelError a missing library.
+
+    etcd's libraries are imported only here: where leases are kept elsewhere, they may be missing.
+    """
+    try:
+        from flanneld_py.etcd.client import EtcdAccess  # noqa: PLC0415
+    except ImportError as err:
+        raise FlannelError(
+            f"leases in etcd need the Python package {err.name}, which is not installed",
+            hint="pip install grpcio protobuf etcd3==0.12.0",
+        ) from err
     path = options.etcd_password_file
     return EtcdAccess(
         endpoints=options.etcd_endpoints,

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import random
+import shlex
 import signal
 import time
 from collections.abc import Mapping
@@ -19,34 +20,40 @@ from functools import partial
 from pathlib import Path
 
 from flanneld_py.daemon import rundir
-from flanneld_py.daemon.access import etcd_access
 from flanneld_py.daemon.board import Board
+from flanneld_py.daemon.checksumwatch import follow_checksums
+from flanneld_py.daemon.cniinstall import install_when_ready
 from flanneld_py.daemon.control import listening
 from flanneld_py.daemon.kernelwatch import follow_kernel, open_monitor
 from flanneld_py.daemon.leasekeeper import LeaseKeeper
 from flanneld_py.daemon.leasewatch import follow_leases
 from flanneld_py.daemon.options import Options, describe
 from flanneld_py.daemon.overlay import Overlay
+from flanneld_py.daemon.probes import answering_probes
 from flanneld_py.daemon.rules import POD_DEVICE, RuleWatch, Watched, devices_of
 from flanneld_py.daemon.setup import Setup, follow_config, prepare
+from flanneld_py.daemon.stores import Opened, open_store
 from flanneld_py.daemon.workerwatch import follow_worker
+from flanneld_py.dataplane.narrowing import follow_narrow_ways
 from flanneld_py.dataplane.supervisor import WorkerSupervisor
 from flanneld_py.errors import FlannelError
 from flanneld_py.host.files import write_atomic
 from flanneld_py.host.identity import read_identity
+from flanneld_py.host.snmp import bad_udp_checksums
 from flanneld_py.host.sysctl import SysctlApplier
-from flanneld_py.model.entry import Link, Plan
+from flanneld_py.model.entry import Link, Plan, UdpWorker
 from flanneld_py.model.lease import NodeIdentity
 from flanneld_py.model.net import first_address
 from flanneld_py.netfilter.applier import PacketFilter
 from flanneld_py.netfilter.monitor import GenerationMonitor
 from flanneld_py.netlink.applier import NetlinkApplier
+from flanneld_py.netlink.ethtool import EthtoolApplier
 from flanneld_py.netlink.socket import NetlinkSocket
 from flanneld_py.netlink.underlay import KernelUnderlay
 from flanneld_py.observe.status import Report, Stage, Status
 from flanneld_py.reconcile.applier import Dispatcher
 from flanneld_py.reconcile.loop import Reconciler
-from flanneld_py.store.etcd import EtcdStore
+from flanneld_py.store.base import OwnedNode
 from flanneld_py.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -64,8 +71,11 @@ async def serve(options: Options, environ: Mapping[str, str]) -> None:
         board = Board(options.subnet_file.parent, status, notify_socket=environ.get("NOTIFY_SOCKET"))
         told = _cancel_on_signal()
         try:
-            async with listening(options.subnet_file.parent, {"status": board.report}):
-                await _run(options, identity, board)
+            async with (
+                listening(options.subnet_file.parent, {"status": board.report}),
+                answering_probes(options, lambda: board.status),
+            ):
+                await _run(options, environ, identity, board)
         except asyncio.CancelledError:
             if not told.is_set():
                 raise
@@ -103,31 +113,23 @@ def _cancel_on_signal() -> asyncio.Event:
     return told
 
 
-async def _run(options: Options, identity: NodeIdentity, board: Board) -> None:
+async def _run(options: Options, environ: Mapping[str, str], identity: NodeIdentity, board: Board) -> None:
     board.at(Stage.STORE)
-    store = EtcdStore(etcd_access(options), board.condition)
-    board.update(store=store.describe())
+    opened = open_store(options, environ, board.condition)
+    board.update(store=opened.store.describe())
     try:
         with NetlinkSocket() as sock:
-            setup = await prepare(options, identity, store, sock, board)
-            await _overlay(options, setup, store, sock, board)
+            setup = await prepare(options, identity, opened, sock, board)
+            await _overlay(options, setup, opened, sock, board)
     finally:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSING_S):
-                await store.close()
+                await opened.store.close()
 
 
-async def _overlay(options: Options, setup: Setup, store: EtcdStore, sock: NetlinkSocket, board: Board) -> None:
+async def _overlay(options: Options, setup: Setup, opened: Opened, sock: NetlinkSocket, board: Board) -> None:
     """Take a lease and hold the overlay up, until cancelled or beyond mending."""
-    keeper = LeaseKeeper(
-        store,
-        store,
-        setup.request,
-        margin_s=options.subnet_lease_renew_margin * 60,
-        reacquire=options.reacquire,
-        clock=time.time,
-        jitter=random.random,
-    )
+    store, keeper = opened.store, _keeper(options, setup, opened)
     await keeper.acquire()
     board.at(Stage.KERNEL)
     links = setup.backend.links
@@ -139,7 +141,7 @@ async def _overlay(options: Options, setup: Setup, store: EtcdStore, sock: Netli
         stack.push_async_exit(partial(_part_from, worker, options.udp_linger))
         rules = stack.enter_context(closing(PacketFilter()))
         reconciler = Reconciler(
-            Dispatcher([kernel, SysctlApplier(), worker, rules]),
+            Dispatcher([kernel, SysctlApplier(), EthtoolApplier(), worker, rules]),
             overlay.desired,
             on_pass=overlay.on_pass,
             jitter=random.random,
@@ -158,10 +160,7 @@ async def _overlay(options: Options, setup: Setup, store: EtcdStore, sock: Netli
         )
         generations = stack.enter_context(GenerationMonitor())
 
-        async def details() -> Report:
-            return overlay.report(await reconciler.difference(), setup.rejected, await worker.stats())
-
-        board.details = details
+        board.details = partial(_details, overlay, reconciler, worker, setup.rejected)
         snapshot = asyncio.Event()
 
         def changed() -> None:
@@ -180,8 +179,43 @@ async def _overlay(options: Options, setup: Setup, store: EtcdStore, sock: Netli
             group.create_task(follow_kernel(monitor, reconciler, networks))
             group.create_task(watch.follow(generations, reconciler, options.iptables_resync))
             group.create_task(follow_config(store, setup.config, board))
-            if setup.backend.name == "udp":
-                group.create_task(follow_worker(worker.stats, board.worker, reconciler.look_again))
+            group.create_task(_install_cni(options, board))
+            if opened.node is not None and options.set_node_network_unavailable:
+                group.create_task(_announce(opened.node, board))
+            if setup.backend.name == "vxlan":
+                group.create_task(follow_checksums(bad_udp_checksums, overlay.warn_of_checksums))
+            for port in (entry.port for entry in plan if isinstance(entry, UdpWorker)):
+                group.create_task(follow_worker(worker.stats, overlay.worker, reconciler.look_again))
+                group.create_task(follow_narrow_ways(port, reconciler.look_again))
+
+
+async def _details(
+    overlay: Overlay, reconciler: Reconciler, worker: WorkerSupervisor, rejected: tuple[str, ...]
+) -> Report:
+    return overlay.report(await reconciler.difference(), rejected, await worker.stats())
+
+
+async def _install_cni(options: Options, board: Board) -> None:
+    if options.install_cni:
+        await install_when_ready(board, shlex.split(options.install_cni_args))
+
+
+def _keeper(options: Options, setup: Setup, opened: Opened) -> LeaseKeeper:
+    return LeaseKeeper(
+        opened.store,
+        opened.renewable,
+        setup.request,
+        margin_s=options.subnet_lease_renew_margin * 60,
+        # A slice in Kubernetes is taken from us only when the node gets another, which is no reason to end.
+        reacquire=options.reacquire or opened.node is not None,
+        clock=time.time,
+        jitter=random.random,
+    )
+
+
+async def _announce(node: OwnedNode, board: Board) -> None:
+    await board.reached_ready.wait()
+    await node.announce()
 
 
 def _watched(setup: Setup, keeper: LeaseKeeper, plan: Plan, underlay: KernelUnderlay) -> Watched:

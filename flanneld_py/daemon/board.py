@@ -34,6 +34,7 @@ class Board:
         self._clock = clock
         self._pending: asyncio.TimerHandle | None = None
         self.status = status
+        self.reached_ready = asyncio.Event()
         self.details: Callable[[], Awaitable[Report]] | None = None
         self.flush()
 
@@ -66,6 +67,7 @@ class Board:
     def ready(self) -> None:
         if self.status.stage is not Stage.READY:
             self.at(Stage.READY)
+            self.reached_ready.set()
             notify(self._notify_socket, "READY=1")
 
     def condition(self, condition: Condition) -> None:

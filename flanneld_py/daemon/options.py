@@ -1,18 +1,16 @@
-"""The daemon's options: flags and `FLANNELD_*` variables, as values that are checked.
-
-FLAGS is the one table: parsing, the environment, the help text and the log line follow from it. Names, types and
-defaults are those of Go flannel (main.go). LATER holds what this version cannot do: such a flag is refused, since
-without effect it would leave the operator with another network than was asked for.
-"""
+"""The daemon's options: flags and `FLANNELD_*` variables, as values that are checked."""
 
 import posixpath
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
-from typing import Final, TypeVar, cast
+from typing import TypeVar, cast
+from urllib.parse import urlsplit
 
 from flanneld_py.daemon.flags import Flag, Given, Setting, Value, parse_flags
+from flanneld_py.daemon.flagtable import ETCD_FLAGS, FLAGS, KUBE_FLAGS, LATER
 from flanneld_py.errors import UsageError
 from flanneld_py.etcd.endpoints import parse_endpoint
 from flanneld_py.firewall.engine import WISHES
@@ -20,74 +18,6 @@ from flanneld_py.model.extiface import compile_pattern
 from flanneld_py.model.net import Addr
 
 A = TypeVar("A", IPv4Address, IPv6Address)
-
-FLAGS: Final = (
-    Flag("etcd-endpoints", "http://127.0.0.1:4001,http://127.0.0.1:2379", "where etcd listens", "URL,..."),
-    Flag("etcd-prefix", "/coreos.com/network", "keys of this network begin with it", "KEY"),
-    Flag("etcd-keyfile", "", "key of the client certificate, PEM", "FILE"),
-    Flag("etcd-certfile", "", "client certificate, PEM", "FILE"),
-    Flag("etcd-cafile", "", "authorities that may sign etcd's certificate, PEM; default: the system's", "FILE"),
-    Flag("etcd-username", "", "user for etcd's authentication", "NAME"),
-    Flag("etcd-password", "", "the user's password; `ps` shows it to everyone", "TEXT", secret=True),
-    Flag("etcd-password-file", "", "file with the user's password in its first line", "FILE"),
-    Flag("iface", (), "external interface, by name or address; the first that fits of several", "NAME|IP"),
-    Flag("iface-regex", (), "external interface, by a pattern for its name or address", "PATTERN"),
-    Flag("iface-can-reach", "", "external interface: the one through which this address is reached", "IP"),
-    Flag("subnet-file", "/run/flannel/subnet.env", "where to write the node's subnet and MTU", "FILE"),
-    Flag("public-ip", "", "IPv4 address at which the other nodes reach this one", "IP"),
-    Flag("public-ipv6", "", "IPv6 address at which the other nodes reach this one", "IP"),
-    Flag("subnet-lease-renew-margin", 60, "minutes before its end at which the lease is renewed, 1 to 1439", "MINUTES"),
-    Flag("reacquire", False, "take a new subnet if the lease is lost, instead of ending"),
-    Flag("udp-linger", 60, "with the udp backend: how long packets are carried after a stop", "SECONDS"),
-    Flag("ip-masq", False, "masquerade traffic that leaves the network"),
-    Flag("ip-masq-fully-random-disable", False, "masquerade without --random-fully"),
-    Flag("kube-subnet-mgr", False, "keep leases in the Kubernetes API instead of etcd"),
-    Flag("kube-api-url", "", "address of the Kubernetes API", "URL"),
-    Flag("kube-annotation-prefix", "flannel.alpha.coreos.com", "annotations of nodes begin with it", "NAME"),
-    Flag("kubeconfig-file", "", "credentials for the Kubernetes API", "FILE"),
-    Flag("healthz-ip", "0.0.0.0", "address of the health server", "IP"),  # noqa: S104 - upstream's default
-    Flag("healthz-port", 0, "port of the health server; 0: none", "PORT"),
-    Flag("iptables-resync", 5, "seconds between two looks at the packet filter's rules", "SECONDS"),
-    Flag("iptables-forward-rules", True, "accept forwarded traffic of the network in the packet filter"),
-    Flag(
-        "packet-filter",
-        "auto",
-        "who keeps the rules; auto: as EnableNFTables or kube-proxy has it",
-        "auto|nft|iptables",
-    ),
-    Flag("fix-foreign-forward", False, "accept pods' traffic in chains of docker and iptables that would drop it"),
-    Flag("ip-blackhole-route", False, "drop traffic for addresses of the own subnet that no pod has"),
-    Flag("net-config-path", "/etc/kube-flannel/net-conf.json", "network configuration, with --kube-subnet-mgr", "FILE"),
-    Flag("set-node-network-unavailable", True, "clear the node's condition NetworkUnavailable when ready"),
-    Flag("v", 0, "how much to log, 0 to 10", "LEVEL"),
-    Flag("vmodule", "", "how much to log, by source file", "PATTERN=LEVEL,..."),
-    Flag("log_backtrace_at", "", "log a stack trace at this line", "FILE:LINE"),
-    Flag("log-format", "text", "text, or json: one object a line", "text|json"),
-    Flag("version", False, "print the version and end", variable=False),
-)
-
-_ETCD_FLAGS = tuple(flag for flag in FLAGS if flag.name.startswith("etcd-"))
-
-
-@dataclass(frozen=True, slots=True)
-class Later:
-    """A flag whose effect this version does not have. `harmless`: the values that describe what it does anyway."""
-
-    what: str
-    harmless: tuple[Value, ...] = ()
-
-
-LATER: Final[Mapping[str, Later]] = {
-    "kube-subnet-mgr": Later("keeps leases in etcd only", (False,)),
-    "kube-api-url": Later("keeps leases in etcd only", ("",)),
-    "kube-annotation-prefix": Later("keeps leases in etcd only"),
-    "kubeconfig-file": Later("keeps leases in etcd only", ("",)),
-    "healthz-port": Later("has no health server", (0,)),
-    "net-config-path": Later("reads the configuration from etcd only"),
-    "set-node-network-unavailable": Later("keeps leases in etcd only"),
-    "vmodule": Later("has one log level for all", ("",)),
-    "log_backtrace_at": Later("logs no stack traces by line", ("",)),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +43,9 @@ class Options:
     reacquire: bool
     udp_linger: int
     """Seconds. Then port and device are free for another implementation."""
+    install_cni: bool
+    install_cni_args: str
+    """Words as in a shell."""
     ip_masq: bool
     ip_masq_fully_random_disable: bool
     iptables_resync: int
@@ -121,6 +54,15 @@ class Options:
     ip_blackhole_route: bool
     packet_filter: str
     fix_foreign_forward: bool
+    healthz_ip: Addr
+    healthz_port: int
+    """0: no probes are answered."""
+    kube_subnet_mgr: bool
+    kube_api_url: str | None
+    kube_annotation_prefix: str
+    kubeconfig_file: Path | None
+    net_config_path: Path
+    set_node_network_unavailable: bool
     v: int
     log_format: str
     version: bool = False
@@ -142,7 +84,7 @@ def parse_options(argv: Sequence[str], environ: Mapping[str, str]) -> Options:
 
 def parse_etcd_options(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[Options, tuple[str, ...]]:
     """The options, of which only those for etcd may be given, and the words among them that are no flags."""
-    given = parse_flags(_ETCD_FLAGS, argv, environ, operands=True)
+    given = parse_flags(ETCD_FLAGS, argv, environ, operands=True)
     return _options(_Settings(given.settings), help_=given.help), given.operands
 
 
@@ -198,6 +140,10 @@ class _Settings:
     def _value(self, name: str) -> Value:
         return self._given[name].value if name in self._given else self._defaults[name]
 
+    def differs(self, name: str) -> bool:
+        """Whether it is another value than the default."""
+        return self._value(name) != self._defaults[name]
+
     def text(self, name: str) -> str:
         return cast(str, self._value(name))
 
@@ -248,6 +194,8 @@ def _options(given: _Settings, *, help_: bool = False, version: bool = False) ->
         subnet_lease_renew_margin=given.integer("subnet-lease-renew-margin", 1, 1439),
         reacquire=given.boolean("reacquire"),
         udp_linger=given.integer("udp-linger", 0, 86400),
+        install_cni=given.boolean("install-cni"),
+        install_cni_args=_shell_words(given, "install-cni-args"),
         ip_masq=given.boolean("ip-masq"),
         ip_masq_fully_random_disable=given.boolean("ip-masq-fully-random-disable"),
         iptables_resync=given.integer("iptables-resync", 1, 86400),
@@ -255,6 +203,14 @@ def _options(given: _Settings, *, help_: bool = False, version: bool = False) ->
         ip_blackhole_route=given.boolean("ip-blackhole-route"),
         packet_filter=_one_of(given, "packet-filter", WISHES),
         fix_foreign_forward=given.boolean("fix-foreign-forward"),
+        healthz_ip=_healthz_ip(given),
+        healthz_port=given.integer("healthz-port", 0, 65535),
+        kube_subnet_mgr=given.boolean("kube-subnet-mgr"),
+        kube_api_url=_api_url(given),
+        kube_annotation_prefix=given.text("kube-annotation-prefix"),
+        kubeconfig_file=Path(text) if (text := given.text("kubeconfig-file")) else None,
+        net_config_path=Path(given.text("net-config-path")),
+        set_node_network_unavailable=given.boolean("set-node-network-unavailable"),
         v=given.integer("v", 0, 10),
         log_format=_one_of(given, "log-format", ("text", "json")),
         version=version,
@@ -272,11 +228,16 @@ def _check_pairs(given: _Settings) -> None:
     if len(passwords) == 2:
         both = " and ".join(map(given.origin, passwords))
         raise UsageError(f"{both}: both are given", hint="leave one out")
+    useless = [name for name in KUBE_FLAGS if given.differs(name)]
+    if useless and not given.boolean("kube-subnet-mgr"):
+        raise UsageError(f"{given.origin(useless[0])}: leases are kept in etcd", hint="give --kube-subnet-mgr too")
     if passwords and not given.text("etcd-username"):
         raise UsageError(f"{given.origin(passwords[0])}: whose password is it?", hint="give --etcd-username")
     if given.text("etcd-username") and not passwords:
         reason = f"{given.origin('etcd-username')}: needs a password"
         raise UsageError(reason, hint="give --etcd-password-file")
+    if given.text("install-cni-args") and not given.boolean("install-cni"):
+        raise UsageError(f"{given.origin('install-cni-args')}: nothing is installed", hint="give --install-cni")
 
 
 def _endpoints(given: _Settings) -> tuple[str, ...]:
@@ -288,6 +249,26 @@ def _endpoints(given: _Settings) -> tuple[str, ...]:
         return tuple(str(parse_endpoint(text, tls=tls)) for text in texts)
     except UsageError as err:
         raise UsageError(f"{given.origin('etcd-endpoints')}: {err.message}", hint=err.hint) from None
+
+
+def _api_url(given: _Settings) -> str | None:
+    """What may stand in logs and in `ps`: no password."""
+    url = given.optional("kube-api-url")
+    if url is None:
+        return None
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if "@" in url:
+        reason = f"{given.origin('kube-api-url')}: holds a user or a password"
+        raise UsageError(reason, hint="put them into a --kubeconfig-file")
+    if not good:
+        raise UsageError(
+            f"{given.origin('kube-api-url')}={url[:60]!a}: is no address", hint="such as https://10.0.0.1:6443"
+        )
+    return url
 
 
 def _prefix(given: _Settings) -> str:
@@ -323,12 +304,32 @@ def _address(given: _Settings, name: str) -> Addr | None:
     return address
 
 
+def _healthz_ip(given: _Settings) -> Addr:
+    text = given.text("healthz-ip")
+    try:
+        return ip_address(text)
+    except ValueError:
+        reason = f"{given.origin('healthz-ip')}={text[:60]!a}: is not an IP address"
+        raise UsageError(reason, hint="0.0.0.0 is every IPv4 address of the node, :: every one") from None
+
+
 def _public(given: _Settings, name: str, kind: type[A]) -> A | None:
     address = _address(given, name)
     if address is None or isinstance(address, kind):
         return address
     other = "--public-ipv6" if kind is IPv4Address else "--public-ip"
     raise UsageError(f"{given.origin(name)}={address}: is of the other address family", hint=f"give it to {other}")
+
+
+def _shell_words(given: _Settings, name: str) -> str:
+    """The text, if a shell could split it."""
+    text = given.text(name)
+    try:
+        shlex.split(text)
+    except ValueError as err:
+        reason = f"{given.origin(name)}={text[:60]!a}: {str(err).lower()}"
+        raise UsageError(reason, hint="write quotes as in a shell") from None
+    return text
 
 
 def _pattern(text: str, origin: str) -> str:

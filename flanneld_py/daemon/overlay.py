@@ -5,11 +5,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
+from flanneld_py.daemon import checksumwatch, elsewhere
 from flanneld_py.daemon.board import Board
 from flanneld_py.daemon.planner import Planner, problems_of
 from flanneld_py.daemon.setup import Setup
 from flanneld_py.errors import ConfigError, KernelError
-from flanneld_py.model.entry import Desired, Failure, Op, Sysctl, Verb
+from flanneld_py.model.entry import Desired, Failure, Op, Sysctl, TxChecksum, Verb
 from flanneld_py.model.lease import Lease
 from flanneld_py.model.leaseset import LeaseSet
 from flanneld_py.model.net import Addr
@@ -95,6 +96,16 @@ class Overlay:
             log.warning("MTU of %s changed from %d to %d: following", external.name, external.mtu, mtu)
         self._facts = followed
 
+    def worker(self, stats: Mapping[str, Any] | None) -> None:
+        """What the udp backend's worker counts goes to the board, and what it tells of peers into the warnings."""
+        self._board.worker(stats)
+        leases = (state.lease for state in self._planner.peers.values())
+        self._warn(elsewhere.MARK, elsewhere.senders_elsewhere(stats, leases))
+
+    def warn_of_checksums(self, warning: str | None) -> None:
+        """None: there is no reason any more."""
+        self._warn(checksumwatch.MARK, warning)
+
     def _warn(self, mark: str, text: str | None) -> None:
         """Replace the warning that contains `mark`; said in the log when it is new."""
         self._board.warn(mark, [] if text is None else [text])
@@ -112,6 +123,7 @@ class Overlay:
             difference=len(progress.failures),
             repaired=progress.repaired,
             failures=tuple(map(str, progress.failures.values())),
+            offload=tuple(str(entry) for entry in self._desired.entries.values() if isinstance(entry, TxChecksum)),
             peers=len(peers),
             peers_unreached=len(self._problems),
         )
@@ -135,7 +147,7 @@ class Overlay:
     def _is_blocking(self, failure: Failure) -> bool:
         """Without it the node has no network. A sysctl may be right to be refused: in a container the host sets it."""
         entry, leftover = failure.op.entry, failure.op.verb is Verb.DELETE
-        if isinstance(entry, Sysctl | Admission) or (isinstance(entry, Table) and leftover):
+        if isinstance(entry, Sysctl | TxChecksum | Admission) or (isinstance(entry, Table) and leftover):
             return False
         return entry.key not in self._desired.owners
 

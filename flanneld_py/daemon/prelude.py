@@ -1,6 +1,7 @@
 """What must be known before a lease can be asked for: the external interface, and the MACs of our devices."""
 
 import logging
+import os
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from flanneld_py.daemon.options import Options
 from flanneld_py.errors import InterfaceError
 from flanneld_py.model.extiface import Choice, InterfaceWish, choose
 from flanneld_py.model.net import Net, parse_mac
-from flanneld_py.model.node import ExternalInterface, NodeFacts
+from flanneld_py.model.node import ExternalInterface, NodeFacts, parse_kernel
 from flanneld_py.netlink.interfaces import ra_default6, read_interfaces, read_underlay
 from flanneld_py.netlink.links import find_links
 from flanneld_py.netlink.socket import NetlinkSocket
@@ -76,7 +77,8 @@ def node_facts(
         if state.kind == "vxlan" and state.mac
     }
     macs = choose_macs(backend.links, living, stored, rng)
-    return NodeFacts(external, alias, macs, ra_default6(sock, external.name), networks)
+    kernel = parse_kernel(os.uname().release)
+    return NodeFacts(external, alias, macs, ra_default6(sock, external.name), networks, kernel)
 
 
 def choose_macs(

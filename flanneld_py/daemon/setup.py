@@ -13,6 +13,7 @@ from flanneld_py.daemon.board import Board
 from flanneld_py.daemon.options import Options
 from flanneld_py.daemon.prelude import check_interface, choose_interface, link_alias, node_facts
 from flanneld_py.daemon.rules import describe_rules, wish_of
+from flanneld_py.daemon.stores import Opened, with_wishes
 from flanneld_py.errors import ConfigError
 from flanneld_py.firewall.plan import RuleWish
 from flanneld_py.model.config import BackendConfig, NetworkConfig, check_config
@@ -41,13 +42,13 @@ class Setup:
     rules: RuleWish
 
 
-async def prepare(
-    options: Options, identity: NodeIdentity, store: LeaseStore, sock: NetlinkSocket, board: Board
-) -> Setup:
+async def prepare(options: Options, identity: NodeIdentity, opened: Opened, sock: NetlinkSocket, board: Board) -> Setup:
     """Waits for the store and its configuration. ConfigError, InterfaceError: what cannot be used."""
     rng = random.SystemRandom()
+    store = opened.store
     config, backend = await _configuration(store, board)
     rules = wish_of(options, config)
+    options = await with_wishes(options, opened.node)
     versions = tuple(family.version for family in config.families)
     choice = choose_interface(sock, options, versions)
     external = choice.external

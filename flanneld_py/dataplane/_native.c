@@ -86,6 +86,28 @@ static void pump_dealloc(PyObject *object)
 	Py_DECREF(type);
 }
 
+/* Return: a reference to the table that the pump is to use now, or NULL with an exception if it is running. */
+static PyObject *pump_begin(PumpObject *self)
+{
+	if (self->running) {
+		PyErr_SetString(PyExc_RuntimeError, "the pump is already running in another thread");
+		return NULL;
+	}
+	self->running = true;
+	return Py_NewRef(self->table);
+}
+
+static PyObject *pump_end(PumpObject *self, PyObject *held, enum io_status status)
+{
+	self->running = false;
+	self->counters = self->encap != NULL ? *io_encap_counters(self->encap) : *io_decap_counters(self->decap);
+	Py_DECREF(held);
+	if (status != IO_FAILED)
+		return PyLong_FromLong(status);
+	errno = self->encap != NULL ? io_encap_failed(self->encap) : io_decap_failed(self->decap);
+	return PyErr_SetFromErrno(PyExc_OSError);
+}
+
 static PyObject *pump_run(PyObject *object, PyObject *args, PyObject *kwargs)
 {
 	static char *names[] = {"tun_fd", "sock_fd", "batches", NULL};
@@ -94,27 +116,39 @@ static PyObject *pump_run(PyObject *object, PyObject *args, PyObject *kwargs)
 	unsigned batches = 8;
 	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "ii|I:run", names, &tun, &sock, &batches))
 		return NULL;
-	if (self->running) {
-		PyErr_SetString(PyExc_RuntimeError, "the pump is already running in another thread");
+	PyObject *held = pump_begin(self);
+	if (held == NULL)
 		return NULL;
-	}
-	PyObject *held = Py_NewRef(self->table);
 	const struct pump_table *table = &((TableObject *)held)->table;
 	enum io_status status;
-	self->running = true;
 	Py_BEGIN_ALLOW_THREADS
 	if (self->encap != NULL)
 		status = io_encap_run(self->encap, table, tun, sock, batches);
 	else
 		status = io_decap_run(self->decap, table, tun, sock, batches);
 	Py_END_ALLOW_THREADS
-	self->running = false;
-	self->counters = self->encap != NULL ? *io_encap_counters(self->encap) : *io_decap_counters(self->decap);
-	Py_DECREF(held);
-	if (status != IO_FAILED)
-		return PyLong_FromLong(status);
-	errno = self->encap != NULL ? io_encap_failed(self->encap) : io_decap_failed(self->decap);
-	return PyErr_SetFromErrno(PyExc_OSError);
+	return pump_end(self, held, status);
+}
+
+static PyObject *pump_serve(PyObject *object, PyObject *args, PyObject *kwargs)
+{
+	static char *names[] = {"tun_fd", "sock_fd", "wake_fd", NULL};
+	PumpObject *self = (PumpObject *)object;
+	int tun, sock, wake;
+	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iii:serve", names, &tun, &sock, &wake))
+		return NULL;
+	PyObject *held = pump_begin(self);
+	if (held == NULL)
+		return NULL;
+	const struct pump_table *table = &((TableObject *)held)->table;
+	enum io_status status;
+	Py_BEGIN_ALLOW_THREADS
+	if (self->encap != NULL)
+		status = io_encap_serve(self->encap, table, tun, sock, wake);
+	else
+		status = io_decap_serve(self->decap, table, tun, sock, wake);
+	Py_END_ALLOW_THREADS
+	return pump_end(self, held, status);
 }
 
 static int add_count(PyObject *dict, const char *name, uint64_t value)
@@ -225,6 +259,8 @@ static PyObject *encap_pending(PyObject *object, void *Py_UNUSED(closure))
 static PyMethodDef pump_methods[] = {
 	{"run", (PyCFunction)(void (*)(void))pump_run, METH_VARARGS | METH_KEYWORDS,
 	 "Move packets until a descriptor is drained or the budget of batches is used up; returns a Status."},
+	{"serve", (PyCFunction)(void (*)(void))pump_serve, METH_VARARGS | METH_KEYWORDS,
+	 "Move packets as they come until the descriptor that wakes is readable; returns the last Status."},
 	{"counters", pump_counters, METH_NOARGS, "The counters as of the end of the last run."},
 	{NULL, NULL, 0, NULL},
 };

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from ipaddress import IPv4Address
+from select import POLLIN, POLLOUT, poll
 from struct import Struct
 
 from flanneld_py.dataplane.lpm import Table
@@ -87,6 +88,17 @@ class _Counters:
         return {**asdict(self), "drops": tuple(self.drops)}
 
 
+def await_work(status: Status, in_fd: int, sock_fd: int, wake_fd: int) -> bool:
+    """Wait for what `status` asks for; whether to go on, False once `wake_fd` is readable."""
+    waiter = poll()
+    waiter.register(wake_fd, POLLIN)
+    if status is Status.BLOCKED:
+        waiter.register(sock_fd, POLLOUT)
+    else:
+        waiter.register(in_fd, POLLIN)
+    return all(fd != wake_fd for fd, _ in waiter.poll(0 if status is Status.MORE else None))
+
+
 @contextmanager
 def _borrowed(fd: int) -> Iterator[socket.socket]:
     """The descriptor as a socket object that does not close it."""
@@ -138,6 +150,12 @@ class Encap:
                     return Status.BLOCKED
                 status = Status.DRAINED if drained else Status.MORE
         return status
+
+    def serve(self, tun_fd: int, sock_fd: int, wake_fd: int) -> Status:
+        while True:
+            status = self.run(tun_fd, sock_fd)
+            if not await_work(status, tun_fd, sock_fd, wake_fd):
+                return status
 
     def _read_batch(self, tun_fd: int) -> bool:
         """Whether there is nothing more to read."""
@@ -276,6 +294,12 @@ class Decap:
                         self._write(tun_fd, train)
                 status = Status.DRAINED if drained else Status.MORE
         return status
+
+    def serve(self, tun_fd: int, sock_fd: int, wake_fd: int) -> Status:
+        while True:
+            status = self.run(tun_fd, sock_fd)
+            if not await_work(status, sock_fd, sock_fd, wake_fd):
+                return status
 
     def _receive_batch(self, sock: socket.socket) -> tuple[list[bytes], bool]:
         """(packets that count, whether there is nothing more to read)."""

@@ -1,120 +1,110 @@
 """What carries packets in a worker: descriptors, a pump for each direction, and what they were loaded with. I/O."""
 
-import array
-import errno
 import fcntl
 import socket
-import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import uvloop
+from typing import Any, NamedTuple
 
 from flanneld_py.dataplane import control, pump
-from flanneld_py.dataplane.directions import Inbound, Outbound
+from flanneld_py.dataplane.directions import Direction, Outbound
 from flanneld_py.dataplane.offload import Offload
+from flanneld_py.dataplane.strangers import Strangers, choose_socket, socket_drops
 from flanneld_py.dataplane.wire import Drop
 
 _TUNSETPERSIST = 0x400454CB
-_SO_ATTACH_FILTER, _SO_DETACH_FILTER, _SO_MEMINFO = 26, 27, 55
-_MEMINFO = struct.Struct("=9I")
-_MEMINFO_DROPS = 8  # include/uapi/linux/sock_diag.h SK_MEMINFO_DROPS
 _TX_DROP = 11  # net/core/net-procfs.c dev_seq_printf_stats
 
 
+class Sockets(NamedTuple):
+    """The two of one port, in the order of their binding."""
+
+    pump: socket.socket
+    strangers: socket.socket
+
+
 class Carrier:
-    """`sock` is the carrier's own from now on, and so is the descriptor `tun`.
+    """The sockets are the carrier's own from now on, and so is the descriptor `tun`.
 
     `gone` is called, in any thread, when a descriptor is of no use any more.
     """
 
     def __init__(
-        self, tun: int, sock: socket.socket, load: control.Load, base: dict[str, Any], gone: Callable[[OSError], None]
+        self, tun: int, sockets: Sockets, load: control.Load, base: dict[str, Any], gone: Callable[[OSError], None]
     ) -> None:
-        self.tun, self.sock, self.load = tun, sock, load
+        self.tun, self.load = tun, load
+        self.sock, self.strangers = sock, strangers = sockets
         self._base = base
+        self._seen = Strangers(strangers, base.get("strangers", 0))
         worker, _ = control.decode_state(load.state)
+        self._device = worker.dev
         self.implementation = pump.choose(worker.pump)
         offload = Offload(**{name: name in base["offload"] for name in ("tso", "uso", "gso", "gro")})
         table = self.implementation.table(load.image)
         self.encap = self.implementation.encap(table, gso=offload.gso)
         self.decap = self.implementation.decap(table, tcp=offload.tso, udp=offload.uso)
         self._offload = offload
-        self._filter(load.filter)
-        self.inbound = Inbound(self.decap, tun, sock.fileno(), gone)
-        self.outbound = Outbound(self.encap, tun, sock.fileno(), gone, uvloop.new_event_loop)
+        self.filtered = choose_socket(sock, load.filter)
+        self.inbound = Direction("inbound", self.decap, tun, sock.fileno(), gone)
+        self.outbound = Outbound(self.encap, tun, sock.fileno(), gone)
 
     def start(self) -> None:
         self.inbound.start()
         self.outbound.start()
 
     async def stop(self) -> None:
-        self.inbound.stop()
+        await self.inbound.stop()
         await self.outbound.stop()
 
-    def reload(self, load: control.Load) -> None:
+    async def reload(self, load: control.Load) -> None:
         table = self.implementation.table(load.image)
-        self._filter(load.filter)
-        self.encap.table = table
-        self.decap.table = table
-        # Trains longer than a way's MTU are refused with an error that may also mean the device (EINVAL before Linux
-        # 6.13): the new table may know the right MTU, so they are tried again.
-        self.encap.gso = self._offload.gso
+        self.filtered = choose_socket(self.sock, load.filter)
+
+        def outbound() -> None:
+            self.encap.table = table
+            # Trains longer than a way's MTU are refused with an error that may also mean the device (EINVAL before
+            # Linux 6.13): the new table may know the right MTU, so they are tried again.
+            self.encap.gso = self._offload.gso
+
+        def inbound() -> None:
+            self.decap.table = table
+
+        await self.outbound.between(outbound)
+        await self.inbound.between(inbound)
         self.load = load
 
-    def _filter(self, program: bytes) -> None:
-        """Let the kernel drop what no peer sends; a kernel that takes no such program leaves it to the pump.
+    async def base(self) -> dict[str, Any]:
+        """What a worker that carries on after us begins with.
 
-        It may be too long for net.core.optmem_max, which was 20 KiB before Linux 6.7.
+        The counters of both directions, on top of what a worker before us has counted, and the offloads that are in
+        use now; a refusal of the kernel withdraws some of them while packets flow.
         """
-        self.filtered = False
-        if program:
-            code = array.array("B", program)
-            address, size = code.buffer_info()
-            try:
-                self.sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", size // 8, address))
-                self.filtered = True
-                return
-            except OSError as error:
-                if error.errno not in {errno.ENOMEM, errno.EINVAL, errno.EPERM}:
-                    raise
-        # The one before would keep new peers out.
-        try:
-            self.sock.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
-        except OSError as error:
-            if error.errno != errno.ENOENT:
-                raise
+        sent, gso = await self.outbound.between(lambda: (self.encap.counters(), self.encap.gso))
+        received, tcp, udp = await self.inbound.between(lambda: (self.decap.counters(), self.decap.tcp, self.decap.udp))
+        used = {"tso": tcp, "uso": udp, "gso": gso, "gro": self._offload.gro}
+        return {
+            "outbound": _added(_named(sent), self._base.get("outbound", {})),
+            "inbound": _added(_named(received), self._base.get("inbound", {})),
+            "offload": [name for name, on in used.items() if on],
+            "strangers": self._seen.count,
+        }
 
-    @property
-    def offload(self) -> list[str]:
-        """What is in use now; a refusal of the kernel withdraws some of it while packets flow."""
-        used = {"tso": self.decap.tcp, "uso": self.decap.udp, "gso": self.encap.gso, "gro": self._offload.gro}
-        return [name for name, on in used.items() if on]
-
-    def counters(self) -> dict[str, Any]:
-        """Both directions, on top of what a worker before us has counted."""
-        both: dict[str, Any] = {}
-        for name, found in (("outbound", self.encap.counters()), ("inbound", self.decap.counters())):
-            both[name] = _added(_named(found), self._base.get(name, {}))
-        return both
-
-    def stats(self) -> dict[str, Any]:
-        """`socket_drops`: by the filter, or for want of room; `queue_drops`: packets that the device had no room for;
-        `mean_train`: packets of an average train, of which a lone packet is none."""
-        counters = self.counters()
-        for direction in counters.values():
+    async def stats(self) -> dict[str, Any]:
+        """`socket_drops`: datagrams that the socket had no room for; `queue_drops`: packets that the device had none
+        for; `strangers`: datagrams that the kernel kept from us, and `seen`, whose some of them were; `mean_train`:
+        packets of an average train, of which a lone packet is none."""
+        self._seen.look()
+        base = await self.base()
+        for direction in (base["outbound"], base["inbound"]):
             trains = direction["trains"]
             direction["mean_train"] = round(direction["train_packets"] / trains, 1) if trains else 0.0
-        worker, _ = control.decode_state(self.load.state)
-        memory = _MEMINFO.unpack(self.sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size))
-        return counters | {
+        return base | {
             "pump": self.implementation.name,
             "why": self.implementation.why,
-            "offload": self.offload,
             "filtered": self.filtered,
-            "socket_drops": memory[_MEMINFO_DROPS],
-            "queue_drops": _queue_drops(worker.dev),
+            "seen": self._seen.places,
+            "socket_drops": socket_drops(self.sock),
+            "queue_drops": _queue_drops(self._device),
         }
 
     def remove_device(self) -> None:

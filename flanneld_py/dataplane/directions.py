@@ -1,111 +1,102 @@
-"""One loop a direction: readiness of a descriptor, one call of a pump. I/O.
+"""One thread a direction: a pump that serves, and orders that come in between. I/O.
 
-They do not wait for each other: a bulk transfer one way must not delay the answers that come the other way.
+The directions do not wait for each other, since a bulk transfer one way must not delay the answers that come the other
+way; nor do they wait for the loop that hears the daemon: it takes no part while packets flow.
 """
 
 import asyncio
-import threading
+import os
 from collections.abc import Callable
+from concurrent.futures import Future
+from queue import Empty, SimpleQueue
+from select import POLLIN, POLLOUT, poll
+from threading import Thread
+from typing import TypeVar
 
-from flanneld_py.dataplane.pump import Decap, Encap, Status
+from flanneld_py.dataplane.pump import Encap, Pump
 
+T = TypeVar("T")
 Gone = Callable[[OSError], None]
-"""Called where a descriptor is of no use any more: the TUN device has been deleted."""
+"""Called in a direction's thread where a descriptor is of no use any more: the TUN device has been deleted."""
 
 
-class Inbound:
-    """UDP socket to TUN device, in the loop that it is made in."""
+class Direction:
+    """Moves packets one way from `start` to `stop`. The descriptors must stay open as long as the process."""
 
-    def __init__(self, decap: Decap, tun: int, sock: int, gone: Gone) -> None:
-        self._decap, self._tun, self._sock, self._gone = decap, tun, sock, gone
-        self._loop = asyncio.get_running_loop()
-
-    def start(self) -> None:
-        self._loop.add_reader(self._sock, self._readable)
-
-    def stop(self) -> None:
-        self._loop.remove_reader(self._sock)
-
-    def _readable(self) -> None:
-        try:
-            self._decap.run(self._tun, self._sock)
-        except OSError as error:
-            self.stop()
-            self._gone(error)
-
-
-class Outbound:
-    """TUN device to UDP socket, in a thread with a loop of its own."""
-
-    def __init__(
-        self, encap: Encap, tun: int, sock: int, gone: Gone, new_loop: Callable[[], asyncio.AbstractEventLoop]
-    ):
-        self._encap, self._tun, self._sock, self._gone = encap, tun, sock, gone
-        self._loop = new_loop()
-        self._thread = threading.Thread(target=self._run, name="outbound", daemon=True)
+    def __init__(self, name: str, pump: Pump, tun: int, sock: int, gone: Gone) -> None:
+        self._pump, self._tun, self._sock, self._gone = pump, tun, sock, gone
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._orders: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._moving = False
+        Thread(target=self._run, name=name, daemon=True).start()
 
     def start(self) -> None:
-        if not self._thread.is_alive():
-            self._thread.start()
-        self._loop.call_soon_threadsafe(self._listen)
+        self._order(self._move)
 
     async def stop(self) -> None:
         """Read no more; returns when all that was read is sent, as far as it can be."""
-        home = asyncio.get_running_loop()
-        done: asyncio.Future[None] = home.create_future()
+        await self.between(self._rest)
 
-        def finish() -> None:
-            self._loop.remove_reader(self._tun)
-            self._loop.remove_writer(self._sock)
+    async def between(self, work: Callable[[], T]) -> T:
+        """What `work` returns or raises, called while the pump does not run; the packets wait for it."""
+        done: Future[T] = Future()
+
+        def order() -> None:
             try:
-                sent = self._flush()
-            except OSError:
-                sent = True
-            if sent:
-                home.call_soon_threadsafe(_resolve, done)
-            else:
-                self._loop.add_writer(self._sock, finish)
+                done.set_result(work())
+            except BaseException as error:
+                done.set_exception(error)
 
-        self._loop.call_soon_threadsafe(finish)
-        await done
+        self._order(order)
+        return await asyncio.wrap_future(done)
+
+    def _order(self, order: Callable[[], None]) -> None:
+        self._orders.put(order)
+        os.eventfd_write(self._wake, 1)
 
     def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_forever()
+        woken = poll()
+        woken.register(self._wake, POLLIN)
+        while True:
+            if self._moving:
+                self._serve()
+            woken.poll()
+            os.eventfd_read(self._wake)
+            try:
+                while True:
+                    self._orders.get_nowait()()
+            except Empty:
+                pass
 
-    def _listen(self) -> None:
-        self._loop.add_reader(self._tun, self._readable)
-
-    def _readable(self) -> None:
+    def _serve(self) -> None:
         try:
-            blocked = self._encap.run(self._tun, self._sock) == Status.BLOCKED
+            self._pump.serve(self._tun, self._sock, self._wake)
         except OSError as error:
-            self._loop.remove_reader(self._tun)
+            self._moving = False
             self._gone(error)
-            return
-        if blocked:
-            # What the socket cannot take stays in the device's queue, where the kernel drops and counts what overflows.
-            self._loop.remove_reader(self._tun)
-            self._loop.add_writer(self._sock, self._writable)
 
-    def _writable(self) -> None:
+    def _move(self) -> None:
+        self._moving = True
+
+    def _rest(self) -> None:
+        self._moving = False
+
+
+class Outbound(Direction):
+    """TUN device to UDP socket: what the socket does not take at once is kept, and must leave before the end."""
+
+    def __init__(self, encap: Encap, tun: int, sock: int, gone: Gone) -> None:
+        self._encap = encap
+        super().__init__("outbound", encap, tun, sock, gone)
+
+    def _rest(self) -> None:
+        super()._rest()
+        writable = poll()
+        writable.register(self._sock, POLLOUT)
         try:
-            sent = self._flush()
-        except OSError as error:
-            self._loop.remove_writer(self._sock)
-            self._gone(error)
-            return
-        if sent:
-            self._loop.remove_writer(self._sock)
-            self._listen()
-
-    def _flush(self) -> bool:
-        """Whether nothing is kept that the socket did not take. Reads nothing."""
-        if self._encap.pending:
-            self._encap.run(self._tun, self._sock, 0)
-        return not self._encap.pending
-
-
-def _resolve(future: "asyncio.Future[None]") -> None:
-    if not future.done():
-        future.set_result(None)
+            while self._encap.pending:
+                self._encap.run(self._tun, self._sock, 0)
+                if self._encap.pending:
+                    writable.poll()
+        except OSError:
+            return  # the device is gone, and with it whoever waits for an answer

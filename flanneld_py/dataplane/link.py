@@ -54,7 +54,8 @@ class WorkerLink:
 
     @classmethod
     async def connect(cls, path: Path, on_end: Callable[["WorkerLink"], None]) -> "WorkerLink":
-        """WorkerGone: nobody listens at `path`, or only a process that did not answer, and was ended for it."""
+        """WorkerGone: nobody listens at `path`, or only a process that was ended: it did not answer, or in a language
+        that we do not speak, since it is of another version."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         link = cls(sock, on_end)
         try:
@@ -66,7 +67,9 @@ class WorkerLink:
                 link._hold(_peer_pid(sock))
             try:
                 hello = await link.ask("hello")
-            except WorkerStuck as error:
+            except WorkerGone:
+                raise
+            except WorkerError as error:
                 await link.end(remove=False)
                 raise WorkerGone(f"a worker was ended: {error}") from error
             link._hold(int(hello["pid"]))

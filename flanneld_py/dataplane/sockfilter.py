@@ -1,8 +1,11 @@
-"""A socket filter that drops datagrams of unknown outer addresses in the kernel, before they cost a wake-up. Sans-I/O.
+"""A program that keeps datagrams of unknown outer addresses from the pump, before they cost a wake-up. Sans-I/O.
+
+Two sockets share the port (SO_REUSEPORT), and the program says which of them gets a datagram: the pump's, or the one
+that nobody waits for (`strangers.py`), whose losses are a count of strangers and nothing else.
 
 Classic BPF (include/uapi/linux/filter.h) as a search tree over address ranges. A program holds 4,096 instructions
-(BPF_MAXINSNS), so with many scattered addresses near ones share a range: the filter may let a stranger through, which
-the worker's own check then drops, but never keeps a peer out.
+(BPF_MAXINSNS), so with many scattered addresses near ones share a range: it may let a stranger through, which the
+worker's own check then drops, but never keeps a peer out.
 """
 
 from collections.abc import Iterable
@@ -16,13 +19,15 @@ _INSN = Struct("=HBBI")
 _LOAD_WORD, _JUMP, _IF_GE, _IF_GT, _RETURN = 0x20, 0x05, 0x35, 0x25, 0x06
 _SOURCE = 0xFFFFFFFF - 0x100000 + 1 + 12
 """SKF_NET_OFF, from which offsets count from the network header, and the source address in it."""
-_ALL = 0xFFFFFFFF
+PUMP, STRANGERS = 0, 1
+"""What a program returns: the socket's place among those that share the port, which is the order of their binding."""
+ALL_TO_THE_PUMP = _INSN.pack(_RETURN, 0, 0, PUMP)
 
 Range = tuple[int, int]
 
 
 def source_filter(sources: Iterable[IPv4Address]) -> bytes:
-    """The program, as an array of struct sock_filter: whole datagrams from `sources` pass, all others do not."""
+    """The program, as an array of struct sock_filter: datagrams from `sources` to PUMP, all others to STRANGERS."""
     ranges = merge_ranges(sorted(map(int, set(sources))), MOST_RANGES)
     code = [(_LOAD_WORD, 0, 0, _SOURCE), *_tree(ranges)]
     return b"".join(_INSN.pack(*insn) for insn in code)
@@ -41,10 +46,10 @@ def merge_ranges(addresses: list[int], most: int) -> list[Range]:
 
 def _tree(ranges: list[Range]) -> list[tuple[int, int, int, int]]:
     if not ranges:
-        return [(_RETURN, 0, 0, 0)]
+        return [(_RETURN, 0, 0, STRANGERS)]
     if len(ranges) == 1:
         ((first, last),) = ranges
-        return [(_IF_GE, 0, 2, first), (_IF_GT, 1, 0, last), (_RETURN, 0, 0, _ALL), (_RETURN, 0, 0, 0)]
+        return [(_IF_GE, 0, 2, first), (_IF_GT, 1, 0, last), (_RETURN, 0, 0, PUMP), (_RETURN, 0, 0, STRANGERS)]
     middle = len(ranges) // 2
     below, above = _tree(ranges[:middle]), _tree(ranges[middle:])
     # A conditional jump reaches 255 instructions, an unconditional one any number.

@@ -22,6 +22,7 @@ from flanneld_py.dataplane.build import BUILD
 from flanneld_py.dataplane.link import WorkerError, WorkerGone, WorkerLink, WorkerStuck, closing_all
 from flanneld_py.dataplane.memfile import read_memfile, write_memfile
 from flanneld_py.dataplane.offload import Offload
+from flanneld_py.dataplane.strangers import open_strangers
 from flanneld_py.dataplane.tun import open_tun
 from flanneld_py.dataplane.udpsock import open_udp
 from flanneld_py.errors import KernelError
@@ -131,10 +132,10 @@ class WorkerSupervisor:
         tun = open_tun(worker.dev, wanted, persist=True)
         try:
             udp = open_udp(worker.local, worker.port, wanted)
-            with udp.sock:
+            with udp.sock, open_strangers(udp.sock) as strangers:
                 offload = tun.offload & udp.offload
                 base = {"offload": [name for name in ("tso", "uso", "gso", "gro") if getattr(offload, name)]}
-                await self._adopt([tun.fd, udp.sock.fileno()], load, base)
+                await self._adopt([tun.fd, udp.sock.fileno(), strangers.fileno()], load, base)
         finally:
             tun.close()
         log.info("%s: offload %s, %d bytes of buffer", worker, offload, udp.receive_buffer)
@@ -165,12 +166,12 @@ class WorkerSupervisor:
     async def _adopt(
         self, fds: Sequence[int], load: control.Load, base: dict[str, Any], link: WorkerLink | None = None
     ) -> None:
-        """A new worker (`link`, if it runs already) carries. `fds`: TUN, socket, and the baton of a release if any."""
+        """A new worker (`link`, if it runs already) carries. `fds`: TUN, sockets, and the baton of a release if any."""
         link = link or await self._spawn()
         memory = write_memfile("load", load.encode())
         try:
             with closing_all([memory]):
-                answer = await link.ask("adopt", [*fds[:2], memory, *fds[2:]], base=base)
+                answer = await link.ask("adopt", [*fds[:3], memory, *fds[3:]], base=base)
         except BaseException:
             await link.end(remove=False)
             self._reap()

@@ -29,10 +29,16 @@ class UdpSocket:
 
 
 def open_udp(address: IPv4Address, port: int, wanted: Offload, *, buffer_bytes: int = BUFFER_BYTES) -> UdpSocket:
-    """A bound, non-blocking socket. KernelError if the address is not ours, or the port is taken."""
+    """A bound, non-blocking socket, the first of its port (`strangers.py` adds another).
+
+    KernelError if the address is not ours, or the port is taken.
+    """
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
         try:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as alone:
+                alone.bind((str(address), port))  # which SO_REUSEPORT would not refuse beside another one of root's
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             sock.bind((str(address), port))
         except OSError as err:
             raise _cannot_bind(address, port, err) from err

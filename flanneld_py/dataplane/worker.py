@@ -1,4 +1,4 @@
-"""The process that carries the udp backend's packets: two loops, one a direction, and a socket for its orders.
+"""The process that carries the udp backend's packets: a thread for each direction, and a loop that hears orders.
 
     python -m flanneld_py.dataplane.worker LISTEN_FD
 
@@ -16,15 +16,14 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-import uvloop
-
 from flanneld_py.dataplane import control
 from flanneld_py.dataplane.build import BUILD
-from flanneld_py.dataplane.carrier import Carrier
+from flanneld_py.dataplane.carrier import Carrier, Sockets
 from flanneld_py.dataplane.memfile import read_memfile, write_memfile
 from flanneld_py.dataplane.privileges import drop_all, set_name
 from flanneld_py.dataplane.readiness import readable
 from flanneld_py.errors import FlannelError
+from flanneld_py.eventloop import new_event_loop
 
 UNCLAIMED_S = 30.0
 """A worker that nobody has told to carry packets by then was started by a daemon that is no more."""
@@ -117,12 +116,12 @@ class Worker:
         return {"build": BUILD, "pid": os.getpid()}, ()
 
     async def _adopt(self, fields: dict[str, Any], fds: list[int]) -> Answer:
-        tun, sock, memory, *baton = fds
+        tun, sock, others, memory, *baton = fds
         if self._carrier is not None:
             raise ValueError("this worker carries packets already")
         load = control.Load.decode(read_memfile(memory))
         with contextlib.ExitStack() as undo:
-            kept = undo.enter_context(socket.socket(fileno=os.dup(sock)))
+            kept = Sockets(*(undo.enter_context(socket.socket(fileno=os.dup(fd))) for fd in (sock, others)))
             kept_tun = os.dup(tun)
             undo.callback(os.close, kept_tun)
             carrier = Carrier(kept_tun, kept, load, fields["base"], self._gone)
@@ -136,7 +135,7 @@ class Worker:
 
     async def _load(self, fields: dict[str, Any], fds: list[int]) -> Answer:
         (memory,) = fds
-        self._need().reload(control.Load.decode(read_memfile(memory)))
+        await self._need().reload(control.Load.decode(read_memfile(memory)))
         return {"ok": True}, ()
 
     async def _state(self, fields: dict[str, Any], fds: list[int]) -> Answer:
@@ -148,7 +147,7 @@ class Worker:
         return answer, (write_memfile("state", self._carrier.load.encode()),)
 
     async def _stats(self, fields: dict[str, Any], fds: list[int]) -> Answer:
-        return self._need().stats() | {"pid": os.getpid(), "build": BUILD}, ()
+        return await self._need().stats() | {"pid": os.getpid(), "build": BUILD}, ()
 
     async def _release(self, fields: dict[str, Any], fds: list[int]) -> Answer:
         carrier = self._need()
@@ -158,8 +157,8 @@ class Worker:
         self._loop.add_reader(self._baton, self._handed_over)
         try:
             await carrier.stop()
-            base = carrier.counters() | {"offload": carrier.offload}
-            return {"base": base}, (os.dup(carrier.tun), os.dup(carrier.sock.fileno()), given)
+            kept = (carrier.tun, carrier.sock.fileno(), carrier.strangers.fileno())
+            return {"base": await carrier.base()}, (*map(os.dup, kept), given)
         except BaseException:
             os.close(given)
             raise
@@ -225,7 +224,7 @@ def main(argv: Sequence[str]) -> None:
     listener.listen()  # again, and as this process: a daemon learns from the socket who is behind it
     set_name("flanneld-udp")
     drop_all()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(_main(listener))
 
 

@@ -14,12 +14,12 @@ from random import Random
 from typing import Any, TypeVar
 
 from flanneld_py.errors import AccessDenied, StoreError, UsageError
-from flanneld_py.etcd.backoff import Backoff
 from flanneld_py.etcd.diagnose import diagnose
 from flanneld_py.etcd.endpoints import Endpoint
 from flanneld_py.etcd.tls import TlsFiles
 from flanneld_py.etcd.verdict import CallError, Trouble, Verdict, cancelled_watch, explain, judge
 from flanneld_py.etcd.wire import AUTHENTICATE, WATCH, Message, Rpc
+from flanneld_py.model.backoff import Backoff
 
 # gRPC's core would print handshake failures and reconnects to stderr; they reach us as statuses anyway.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")

@@ -7,17 +7,21 @@ on. What to remove is known from the lab's record and the namespaces it names, s
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from flanneld_py.errors import LabError
-from flanneld_py.lab import docker, etcd, namespaces, process, servers, tables, wiring
+from flanneld_py.lab import cgroups, cni, docker, machines, namespaces, process, servers, tables, wiring
+from flanneld_py.lab.crew import Crew
 from flanneld_py.lab.process import Process
-from flanneld_py.lab.progress import Progress
-from flanneld_py.lab.state import ETCD, STATE_DIR, LabDirectory, LabRecord, Stage, lab_names
-from flanneld_py.lab.topology import AddrOnLink, LabSpec, Node, Topology
+from flanneld_py.lab.progress import Progress, Silent
+from flanneld_py.lab.state import STATE_DIR, LabDirectory, LabRecord, Stage, lab_names
+from flanneld_py.lab.stores import KubernetesServers, LeaseServers, servers_of
+from flanneld_py.lab.topology import AddrOnLink, LabSpec, Node, Topology, Wiring
 from flanneld_py.model.net import Net, inside
 
 _ROUNDS = 3
@@ -25,6 +29,8 @@ _ROUTELESS = frozenset({"alloc"})
 """Backends that lease subnets and leave the way to them to others."""
 _ROUTES_S = 15.0
 _POLL_S = 0.02
+
+PodAddresses = Mapping[str, tuple[AddrOnLink, ...]]
 
 
 class Lab:
@@ -77,15 +83,16 @@ def temporary(spec: LabSpec, progress: Progress, root: Path = STATE_DIR) -> Iter
             yield lab
         finally:
             _say_removing(progress, spec.name)
-            _remove(lab.directory, lab.record)
+            _remove(lab.directory, lab.record, progress)
 
 
 @contextmanager
 def _built(spec: LabSpec, progress: Progress, root: Path) -> Iterator[Lab]:
     topology = Topology(spec)
-    etcd_binary = etcd.find_etcd()
-    _check_programs(spec)
     directory = LabDirectory(spec.name, root)
+    _check_programs(spec)
+    store = servers_of(topology, directory)
+    store.check_programs()
     with directory.locked(create=True):
         _make_room(directory, progress)
         for name in topology.namespaces:
@@ -96,14 +103,14 @@ def _built(spec: LabSpec, progress: Progress, root: Path) -> Iterator[Lab]:
                 )
         lab = Lab(directory, LabRecord(spec, Stage.BUILDING))
         lab.save(lab.record)
-        if spec.docker:
+        if spec.wiring is Wiring.DOCKER:
             docker.note_absent(directory)
         try:
-            _build(lab, etcd_binary, progress)
+            _build(lab, store, progress)
             progress.check()
         except BaseException:
             _say_removing(progress, spec.name)
-            _remove(directory, lab.record)
+            _remove(directory, lab.record, progress)
             raise
         yield lab
 
@@ -142,7 +149,7 @@ def down(name: str, progress: Progress, root: Path = STATE_DIR) -> bool:
             directory.clear()
             return True
         _say_removing(progress, name)
-        _remove(directory, record)
+        _remove(directory, record, progress)
         return True
 
 
@@ -151,8 +158,12 @@ def _check_programs(spec: LabSpec) -> None:
         raise LabError(f"--flanneld-go {spec.go_binary}: no such program")
     if spec.go_nodes and shutil.which("nft") is None:
         raise LabError("Go flannel needs the program nft", hint="apt install nftables")
-    if spec.docker:
+    if spec.wiring is Wiring.DOCKER:
         docker.check_programs()
+    if spec.wiring is Wiring.CNI:
+        cni.find_plugins()
+    if spec.published:
+        cni.check_port_mapping()
 
 
 def _make_room(directory: LabDirectory, progress: Progress) -> None:
@@ -169,35 +180,79 @@ def _make_room(directory: LabDirectory, progress: Progress) -> None:
             hint=f"remove it: {again}; or build another beside it: --name NAME",
         )
     progress.note(f"an earlier run on lab {directory.name!r} was killed; removing what it left")
-    _remove(directory, old)
+    _remove(directory, old, progress)
 
 
-def _build(lab: Lab, etcd_binary: str, progress: Progress) -> None:
-    topology, directory = lab.topology, lab.directory
+def _build(lab: Lab, store: LeaseServers, progress: Progress) -> None:
+    topology = lab.topology
+
+    def started(name: str, server: Process) -> None:
+        lab.save(lab.record.with_process(name, server))
+
     progress.step("underlay: router")
     wiring.build_router(topology)
-    server = etcd.start_etcd(etcd_binary, topology, directory)
-    lab.save(lab.record.with_process(ETCD, server))
+    store.begin(started)
+    wiring.build_internet(topology)
     for node in topology.nodes:
         progress.step(f"underlay: {node.name} of {len(topology.nodes)}")
         wiring.build_node(topology, node)
         if node.number in topology.spec.go_nodes:
             wiring.set_forwarding(node)
-    progress.step("etcd: waiting until it is healthy")
-    etcd.wait_for_etcd(server, topology, directory, progress)
-    etcd.put_config(topology)
+    store.finish(started, progress)
+    if topology.spec.wiring is Wiring.KUBELETS:
+        _build_machines(lab, started, progress)
+        return
+    with Crew(progress) as crew:
+        installed = _install_cni(lab, crew)
+        _start_daemons(lab, progress)
+        for _ in crew.results(installed):
+            pass
+        _build_pods(lab, crew, progress)
+    _wait_for_routes(lab, progress)
+
+
+def _build_machines(lab: Lab, started: Callable[[str, Process], None], progress: Progress) -> None:
+    """Nodes with kubelets, which run whatever connects pods, and the pods."""
+    topology, directory = lab.topology, lab.directory
+    nodes, servers = topology.nodes, KubernetesServers(topology, directory)
+    machines.prepare(directory)
+    running = {}
+    for node in nodes:
+        progress.step(f"machines: starting {node.name} of {len(nodes)}")
+        running[node] = machines.start(node, directory)
+        started(machines.process_name(node), running[node])
+    machines.wait_booted(running, directory, progress)
+    machines.wait_registered(servers.control.api, nodes, progress)
+    servers.wait_for_networks(progress)
+    if topology.spec.manifest is None:
+        _start_daemons(lab, progress)
+    else:
+        progress.step(f"applying {topology.spec.manifest}")
+        machines.apply(topology, directory, Path(topology.spec.manifest))
+    machines.wait_ready(servers.control.api, nodes, progress)
+    lab.save(replace(lab.record, pods=machines.run_pods(servers.control.api, nodes, directory, progress)))
+    _wait_for_routes(lab, progress)
+
+
+def _install_cni(lab: Lab, crew: Crew) -> "list[Future[None]]":
+    """While the daemons start, which need it for nothing."""
+    spec = lab.topology.spec
+    if spec.wiring is not Wiring.CNI:
+        return []
+    plugins = cni.find_plugins()
+    return [crew.start(partial(cni.install, plugins, spec, node, lab.directory)) for node in lab.topology.nodes]
+
+
+def _start_daemons(lab: Lab, progress: Progress) -> None:
+    topology = lab.topology
     progress.step(f"daemons: starting {len(topology.nodes)}")
     since = time.time()
     daemons = []
     for node in topology.nodes:
-        daemon = servers.start_daemon(topology, node, directory)
+        daemon = servers.start_daemon(topology, node, lab.directory)
         daemons.append((node, daemon))
         lab.save(lab.record.with_process(node.name, daemon))
-    servers.wait_for_daemons(daemons, topology, directory, progress, since)
-    for node in topology.nodes:
-        progress.step(f"pods: {node.name} of {len(topology.nodes)}")
-        _build_pods(lab, node, progress)
-    _wait_for_routes(lab, progress)
+    servers.wait_for_daemons(daemons, topology, lab.directory, progress, since)
 
 
 def _wait_for_routes(lab: Lab, progress: Progress) -> None:
@@ -224,27 +279,55 @@ def _missing(node: Node, subnets: Mapping[Node, Sequence[AddrOnLink]]) -> Net | 
     return next((net for net in wanted if not any(inside(net, dst) for dst in routes)), None)
 
 
-def _build_pods(lab: Lab, node: Node, progress: Progress) -> None:
-    env = servers.read_network(lab.directory, node)
-    mtu = env.mtu or 0
-    if lab.topology.spec.docker:
+def _build_pods(lab: Lab, crew: Crew, progress: Progress) -> None:
+    """Nodes at the same time, as in a cluster; the pods of one node one after another."""
+    versions = lab.topology.spec.stack.versions
+    for node in lab.topology.nodes:
+        # The CNI bridge would switch it on itself.
+        for version, forwards in wiring.forwarding(node, versions).items():
+            if not forwards:
+                progress.note(f"{node.name} does not forward IPv{version}: its pods reach their own node only")
+    build = {Wiring.CNI: _cni_pods, Wiring.PLAIN: _plain_pods, Wiring.DOCKER: _docker_pods}[lab.topology.spec.wiring]
+    progress.step(f"pods: node1 of {len(lab.topology.nodes)}")
+    for done, addresses in enumerate(build(lab, crew, progress), 1):
+        lab.save(replace(lab.record, pods={**lab.record.pods, **addresses}))
+        progress.step(f"pods: node{min(done + 1, len(lab.topology.nodes))} of {len(lab.topology.nodes)}")
+
+
+def _cni_pods(lab: Lab, crew: Crew, _progress: Progress) -> Iterator[PodAddresses]:
+    spec, directory = lab.topology.spec, lab.directory
+    return crew.results([crew.start(partial(cni.connect, spec, node, directory)) for node in lab.topology.nodes])
+
+
+def _plain_pods(lab: Lab, _crew: Crew, _progress: Progress) -> Iterator[PodAddresses]:
+    for node in lab.topology.nodes:
+        env = servers.read_network(lab.directory, node)
+        wiring.build_pod_bridge(node, env.subnets, env.mtu or 0)
+        yield {pod.name: wiring.build_pod(node, pod, env.subnets, env.mtu or 0) for pod in node.pods}
+
+
+def _docker_pods(lab: Lab, _crew: Crew, progress: Progress) -> Iterator[PodAddresses]:
+    for node in lab.topology.nodes:
         containerd = docker.start_containerd(lab.directory, node, progress)
         lab.save(lab.record.with_process(docker.containerd_name(node), containerd))
         dockerd = docker.start_dockerd(lab.directory, node, progress)
         lab.save(lab.record.with_process(docker.server_name(node), dockerd))
-        addresses = docker.run_pods(lab.directory, node)
-    else:
-        wiring.build_pod_bridge(node, env.subnets, mtu)
-        addresses = {pod.name: wiring.build_pod(node, pod, env.subnets, mtu) for pod in node.pods}
-    lab.save(replace(lab.record, pods={**lab.record.pods, **addresses}))
-    versions = lab.topology.spec.stack.versions
-    for version, forwards in wiring.forwarding(node, versions).items():
-        if not forwards:
-            progress.note(f"{node.name} does not forward IPv{version}: its pods reach their own node only")
+        yield docker.run_pods(lab.directory, node)
 
 
-def _remove(directory: LabDirectory, record: LabRecord) -> None:
+def _disconnect_pods(topology: Topology, directory: LabDirectory, progress: Progress) -> None:
+    """DEL for every pod that was connected, while its node still is what it was."""
+    with Crew(Silent()) as crew:
+        jobs = [crew.start(partial(cni.disconnect, node, directory)) for node in topology.nodes]
+        for problems in crew.results(jobs):
+            for problem in problems:
+                progress.note(problem)
+
+
+def _remove(directory: LabDirectory, record: LabRecord, progress: Progress) -> None:
     topology = Topology(record.spec)
+    if record.spec.wiring is Wiring.CNI:
+        _disconnect_pods(topology, directory, progress)
     dockerds = [record.processes[name] for name in map(docker.server_name, topology.nodes) if name in record.processes]
     # They end their containers, with the help of processes that would otherwise be ended at the same time.
     process.end(dockerds, docker.GRACE_S)
@@ -253,8 +336,10 @@ def _remove(directory: LabDirectory, record: LabRecord) -> None:
         if not (left := process.with_descendants(pids)):
             break
         process.end(left)
-    if record.spec.docker:
+    if record.spec.wiring is Wiring.DOCKER:
         docker.remove_leftovers(directory)
+    if record.spec.wiring is Wiring.KUBELETS:
+        cgroups.remove_group(cgroups.group_of(directory.name))
     for name in reversed(topology.namespaces):
         wiring.remove_namespace(name)
     directory.clear()

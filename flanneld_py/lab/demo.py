@@ -3,19 +3,20 @@
 from dataclasses import replace
 
 from flanneld_py.errors import LabError
-from flanneld_py.lab import report, tables, view
+from flanneld_py.lab import cni, reach, report, tables, view
 from flanneld_py.lab.build import Lab, temporary
 from flanneld_py.lab.path import trace
 from flanneld_py.lab.stream import run_stream
 from flanneld_py.lab.terminal import Screen
-from flanneld_py.lab.topology import LabSpec, Pod
+from flanneld_py.lab.topology import LabSpec, Pod, PortMapping, Store, Wiring
 from flanneld_py.lab.traffic import Endpoint, Matrix, endpoints, ping_matrix
 
 _STREAM_S = 1.0
 
 
 def demo(spec: LabSpec, screen: Screen) -> bool:
-    """Build, show, remove; whether every pod reached every pod."""
+    """Build, show, remove; whether everything was reached as it should be."""
+    spec = _with_a_published_port(spec, screen)
     with temporary(spec, screen) as lab:
         _show_nodes(lab, screen)
         _show_leases(lab, screen)
@@ -27,12 +28,25 @@ def demo(spec: LabSpec, screen: Screen) -> bool:
             matrix = ping_matrix(places)
             good &= view.complete(matrix)
             show_matrix(places, matrix, screen)
+            good &= _show_reach(lab, version, screen)
             if good:
                 _show_throughput(places, screen)
         if good and spec.backend.lower() == "udp":
             _show_beside_vxlan(spec, screen)
     screen.title("Done; the lab is removed: no namespace, process or file of it is left.")
     return good
+
+
+def _with_a_published_port(spec: LabSpec, screen: Screen) -> LabSpec:
+    """One is shown if the user named none, where that is possible."""
+    if spec.published or spec.wiring is not Wiring.CNI:
+        return spec
+    try:
+        cni.check_port_mapping()
+    except LabError as error:
+        screen.note(f"no published port is shown: {error}")
+        return spec
+    return replace(spec, published=(PortMapping("pod1-1", host=8080, container=80),))
 
 
 def show_matrix(places: tuple[Endpoint, ...], matrix: Matrix, screen: Screen) -> None:
@@ -57,7 +71,8 @@ def _show_nodes(lab: Lab, screen: Screen) -> None:
 
 
 def _show_leases(lab: Lab, screen: Screen) -> None:
-    screen.title("The leases in etcd: who holds which subnet, and how to reach it")
+    store = "the nodes' annotations" if lab.topology.spec.store is Store.KUBERNETES else "etcd"
+    screen.title(f"The leases in {store}: who holds which subnet, and how to reach it")
     screen.show(f"{line.node:<8}{line.key}  {line.value}" for line in report.leases(lab))
 
 
@@ -81,6 +96,19 @@ def _show_path(lab: Lab, places: tuple[Endpoint, ...], screen: Screen) -> None:
     screen.show(view.path_lines(trace(lab.topology, source, target), screen.width, screen.paint))
 
 
+def _show_reach(lab: Lab, version: int, screen: Screen) -> bool:
+    """Whether addresses stay and change where they should."""
+    if lab.topology.spec.wiring is Wiring.DOCKER:
+        return True
+    screen.title(f"Who is seen as whom, IPv{version}: TCP connections, captured where they arrive")
+    findings = reach.survey(lab.topology, lab.record.pods, version)
+    width = max((len(finding.what) for finding in findings), default=0)
+    for finding in findings:
+        colour = "" if finding.good else screen.paint.bad
+        screen.show([f"{finding.what:<{width}}  {colour}{finding.outcome}{screen.paint.off if colour else ''}"])
+    return all(finding.good for finding in findings)
+
+
 def _show_throughput(places: tuple[Endpoint, ...], screen: Screen) -> None:
     source, target = places[0], places[-1]
     screen.title(f"Throughput from {source.name} to {target.name}: two processes, one stream")
@@ -91,7 +119,9 @@ def _show_throughput(places: tuple[Endpoint, ...], screen: Screen) -> None:
 
 def _show_beside_vxlan(spec: LabSpec, screen: Screen) -> None:
     """The same streams through the kernel's own tunnel, in a lab beside this one, so that the machine is the same."""
-    beside = replace(spec, name=f"{spec.name[:18]}-v", pods=1, backend="vxlan", backend_options=(), go_nodes=())
+    beside = replace(
+        spec, name=f"{spec.name[:18]}-v", pods=1, backend="vxlan", backend_options=(), go_nodes=(), published=()
+    )
     try:
         with temporary(beside, screen) as lab:
             places = endpoints(lab.topology, lab.record.pods, 4)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from flanneld_py.errors import LabError
-from flanneld_py.lab import process, wiring
+from flanneld_py.lab import cgroups, process, wiring
 from flanneld_py.lab.namespaces import inside
 from flanneld_py.lab.process import Process
 from flanneld_py.lab.progress import Progress, ended
@@ -50,7 +50,6 @@ address = "{home}/containerd.sock"
 [ttrpc]
 address = "{home}/containerd.sock.ttrpc"
 """
-_CGROUPS = Path("/sys/fs/cgroup")
 _MOUNTS = ("usr", "bin", "lib", "lib64")
 
 
@@ -110,7 +109,7 @@ def start_dockerd(directory: LabDirectory, node: Node, progress: Progress) -> Pr
         f"--pidfile={home / 'pid'}",
         # Control groups under a name of the lab's own, which systemd's driver would not take.
         "--exec-opt=native.cgroupdriver=cgroupfs",
-        f"--cgroup-parent=/{_cgroup(directory)}",
+        f"--cgroup-parent=/{cgroups.group_of(directory.name)}",
         # A chain FORWARD with the policy DROP, which dockerd installs otherwise, would stop traffic between nodes.
         "--iptables=false",
         "--userland-proxy=false",
@@ -141,12 +140,7 @@ def remove_leftovers(directory: LabDirectory) -> None:
             mounts.append(target)
     for target in reversed(mounts):
         subprocess.run(["umount", "--lazy", target], check=False, stdin=subprocess.DEVNULL, capture_output=True)
-    for top in (*_CGROUPS.glob(_cgroup(directory)), *_CGROUPS.glob(f"*/{_cgroup(directory)}")):
-        for group in sorted((path for path in top.rglob("*") if path.is_dir()), reverse=True):
-            with suppress(OSError):
-                group.rmdir()
-        with suppress(OSError):
-            top.rmdir()
+    cgroups.remove_group(cgroups.group_of(directory.name))
     try:
         absent = json.loads((directory.path / _ABSENT).read_text())
     except (FileNotFoundError, ValueError):
@@ -158,10 +152,6 @@ def remove_leftovers(directory: LabDirectory) -> None:
                 path.rmdir()
             else:
                 path.unlink()
-
-
-def _cgroup(directory: LabDirectory) -> str:
-    return f"flanneld-lab-{directory.name}"
 
 
 def _wait(server: Process, directory: LabDirectory, name: str, progress: Progress, ready: Callable[[], bool]) -> None:

@@ -29,14 +29,16 @@ class Process:
     started: int
 
 
-def start(argv: list[str], *, namespace: str, log: Path, env: Mapping[str, str] | None = None) -> Process:
-    """A process in the namespace, in a session of its own, with its output appended to `log`."""
+def start(argv: list[str], *, namespace: str | None, log: Path, env: Mapping[str, str] | None = None) -> Process:
+    """A process in the namespace (None: the caller's), in a session of its own, with its output appended to `log`."""
     log.parent.mkdir(parents=True, exist_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     actions = [
         (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
         (os.POSIX_SPAWN_OPEN, 1, str(log), flags, 0o644),
         (os.POSIX_SPAWN_DUP2, 1, 2),
+        # What this process was itself given, such as the lock of whoever runs it, must not live as long as a server.
+        *((os.POSIX_SPAWN_CLOSE, fd) for fd in _inheritable()),
     ]
     environ = dict(os.environ if env is None else env)
 
@@ -53,7 +55,7 @@ def start(argv: list[str], *, namespace: str, log: Path, env: Mapping[str, str] 
         )
 
     try:
-        pid = inside(namespace, spawn)
+        pid = spawn() if namespace is None else inside(namespace, spawn)
     except OSError as err:
         raise LabError(f"cannot start {argv[0]}: {err.strerror}") from None
     found = find(pid)
@@ -138,6 +140,16 @@ def last_lines(log: Path, count: int) -> list[str]:
 def python_module(module: str, *arguments: str) -> list[str]:
     """The command that runs a module with this interpreter."""
     return [sys.executable, "-m", module, *arguments]
+
+
+def _inheritable() -> list[int]:
+    """The descriptors beyond the standard ones that a new program would get."""
+    found = []
+    for name in (entry.name for entry in Path("/proc/self/fd").iterdir()):
+        with suppress(OSError):
+            if int(name) > 2 and os.get_inheritable(int(name)):
+                found.append(int(name))
+    return found
 
 
 def _stat(pid: int) -> list[str] | None:

@@ -1,13 +1,17 @@
-"""What there is to say of a lab that is up: read from its files, its processes, its etcd and the kernel."""
+"""What there is to say of a lab that is up: read from its files, its processes, its store and the kernel."""
 
 import json
 from dataclasses import dataclass
 
 from flanneld_py.errors import LabError
-from flanneld_py.lab import etcd, process, servers
+from flanneld_py.lab import etcd, kubeobjects, process, servers, stores
 from flanneld_py.lab.build import Lab
+from flanneld_py.lab.kubernetes import API_SERVER, ControlPlane
 from flanneld_py.lab.state import ETCD
-from flanneld_py.lab.topology import Node
+from flanneld_py.lab.topology import Node, Store
+
+_PREFIX = "flannel.alpha.coreos.com/"
+"""Of annotations, unless --kube-annotation-prefix says otherwise (reference: flannel pkg/subnet/kube)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,17 +31,18 @@ class NodeReport:
 
 @dataclass(frozen=True, slots=True)
 class LeaseLine:
-    """A lease as it is in etcd, with the node that holds it."""
+    """A lease as it is in the store, with the node that holds it."""
 
     key: str
     node: str
     value: str
 
 
-def etcd_state(lab: Lab) -> str:
-    server = lab.record.processes.get(ETCD)
+def store_state(lab: Lab) -> str:
+    server = lab.record.processes.get({Store.ETCD: ETCD, Store.KUBERNETES: API_SERVER}[lab.topology.spec.store])
     running = server is not None and process.alive(server)
-    return f"{lab.topology.etcd_url} {'runs' if running else 'does not run'}"
+    address = stores.servers_of(lab.topology, lab.directory).address
+    return f"{address} {'runs' if running else 'does not run'}"
 
 
 def node_report(lab: Lab, node: Node) -> NodeReport:
@@ -78,10 +83,20 @@ def status_rows(reports: list[NodeReport]) -> list[list[str]]:
 
 
 def leases(lab: Lab) -> list[LeaseLine]:
-    """The leases in etcd, in key order."""
+    """The leases in the store, in the order of its keys."""
+    if lab.topology.spec.store is Store.KUBERNETES:
+        return _node_leases(lab)
+    return [LeaseLine(key, _holder(lab, value), value) for key, value in etcd.read_leases(lab.topology).items()]
+
+
+def _node_leases(lab: Lab) -> list[LeaseLine]:
+    """What flanneld wrote into the nodes' annotations, as JSON."""
     lines = []
-    for key, value in etcd.read_leases(lab.topology).items():
-        lines.append(LeaseLine(key, _holder(lab, value), value))
+    for node in ControlPlane(stores.site(lab.topology, lab.directory)).api.get("/api/v1/nodes")["items"]:
+        written = node["metadata"].get("annotations", {})
+        values = {key.removeprefix(_PREFIX): value for key, value in written.items() if key.startswith(_PREFIX)}
+        networks = " ".join(kubeobjects.pod_networks_of(node))
+        lines.append(LeaseLine(networks, node["metadata"]["name"], json.dumps(values)))
     return lines
 
 

@@ -12,7 +12,8 @@ from flanneld_py.lab import process
 from flanneld_py.lab.process import Process
 from flanneld_py.lab.progress import Progress, ended
 from flanneld_py.lab.state import LabDirectory
-from flanneld_py.lab.topology import ETCD_PREFIX, Node, Topology
+from flanneld_py.lab.stores import servers_of
+from flanneld_py.lab.topology import Firewall, Node, Topology
 from flanneld_py.model.subnetenv import SubnetEnv, parse_subnet_env
 
 READY_S = 60.0
@@ -25,10 +26,10 @@ def daemon_argv(topology: Topology, node: Node, directory: LabDirectory) -> list
     """The command of the node's daemon: ours or, where the spec says so, Go flannel's."""
     spec = topology.spec
     flags = [
-        f"-etcd-endpoints={topology.etcd_url}",
-        f"-etcd-prefix={ETCD_PREFIX}",
+        *servers_of(topology, directory).daemon_flags(),
         "-iface=eth0",
         f"-subnet-file={directory.subnet_file(node.name)}",
+        "-iptables-forward-rules=false" if spec.firewall is Firewall.NONE else "-ip-masq",
     ]
     if node.number in spec.go_nodes and spec.go_binary is not None:
         return [spec.go_binary, *flags]

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from flanneld_py.errors import LabError, UsageError
 from flanneld_py.lab.process import Process
-from flanneld_py.lab.topology import AddrOnLink, LabSpec, spec_from_json, spec_to_json
+from flanneld_py.lab.speccodec import spec_from_json, spec_to_json
+from flanneld_py.lab.topology import AddrOnLink, LabSpec
 
 STATE_DIR = Path("/run/flanneld-lab")
 ETCD = "etcd"

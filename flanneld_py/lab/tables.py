@@ -61,6 +61,17 @@ def read_routes(node: Node, versions: Iterable[int]) -> tuple[RouteLine, ...]:
     return inside(node.namespace, read)
 
 
+def read_addresses(node: Node) -> tuple[Addr, ...]:
+    """The node's own addresses, on all its devices."""
+
+    def read() -> tuple[Addr, ...]:
+        with IPRoute() as ipr:
+            found = [one.get("local") or one.get("address") for one in ipr.get_addr()]
+        return tuple(ip_address(text) for text in found if text)
+
+    return inside(node.namespace, read)
+
+
 def read_tunnels(node: Node) -> tuple[Tunnel, ...]:
     """The peers that the node's VXLAN devices know."""
 

@@ -15,7 +15,6 @@ from ipaddress import (
     IPv6Interface,
     IPv6Network,
     ip_interface,
-    ip_network,
 )
 
 from flanneld_py.errors import LabError, UsageError
@@ -32,6 +31,19 @@ ETCD_PORT = 2379
 ETCD_PREFIX = "/coreos.com/network"
 UNDERLAY_V4 = IPv4Network("172.18.0.0/16")
 UNDERLAY_V6 = IPv6Network("fd00:172:18::/48")
+INTERNET_V4 = IPv4Network("203.0.113.0/24")
+INTERNET_V6 = IPv6Network("2001:db8:203:113::/64")
+"""RFC 5737, RFC 3849: for documentation, hence nobody's network."""
+_TAKEN: dict[Net, str] = {
+    UNDERLAY_V4: "underlay",
+    UNDERLAY_V6: "underlay",
+    INTERNET_V4: "internet",
+    INTERNET_V6: "internet",
+}
+_UNDERLAYS: dict[int, Net] = {4: UNDERLAY_V4, 6: UNDERLAY_V6}
+_INTERNETS: dict[int, Net] = {4: INTERNET_V4, 6: INTERNET_V6}
+_SERVICES: dict[int, Net] = {4: IPv4Network("10.96.0.0/16"), 6: IPv6Network("fd00:10:96::/112")}
+_TAKEN_BY_KUBERNETES: dict[Net, str] = dict.fromkeys(_SERVICES.values(), "network of services")
 DEFAULT_NETWORKS: dict[int, Net] = {4: IPv4Network("10.244.0.0/16"), 6: IPv6Network("fd00:10:244::/48")}
 _FIRST_HOST = 10
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,19}")
@@ -52,11 +64,49 @@ class Underlay(Enum):
     ROUTED = "routed"
 
 
+class Store(Enum):
+    """Where the leases are."""
+
+    ETCD = "etcd"
+    KUBERNETES = "kubernetes"
+
+
+class Wiring(Enum):
+    """Who connects pods to their node. `PLAIN`: the lab itself, by a bridge and nothing else, for measurements.
+
+    `KUBELETS`: each node is a machine of its own with containerd and a kubelet.
+    """
+
+    CNI = "cni"
+    PLAIN = "plain"
+    DOCKER = "docker"
+    KUBELETS = "kubelets"
+
+
+class Firewall(Enum):
+    """Which packet filter our daemons write their rules into; `NONE`: they write none and do not masquerade."""
+
+    NFT = "nft"
+    IPTABLES = "iptables"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class PortMapping:
+    """A TCP port of a pod that is reached at a port of its node."""
+
+    pod: str
+    host: int
+    container: int
+
+
 @dataclass(frozen=True, slots=True)
 class LabSpec:
     """What was asked for. `go_nodes`: numbers of the nodes that run the flanneld at `go_binary` instead of ours.
 
     `networks`: at most one of each family; a missing one is the default. `daemon_flags` go to our daemons only.
+
+    With kubelets, `manifest` is applied to the cluster instead of starting daemons, and every node gets `images`.
     """
 
     name: str = "lab"
@@ -67,10 +117,15 @@ class LabSpec:
     backend: str = "vxlan"
     backend_options: tuple[tuple[str, Option], ...] = ()
     networks: tuple[Net, ...] = ()
-    docker: bool = False
+    store: Store = Store.ETCD
+    wiring: Wiring = Wiring.CNI
+    firewall: Firewall = Firewall.NONE
+    published: tuple[PortMapping, ...] = ()
     go_nodes: tuple[int, ...] = ()
     go_binary: str | None = None
     daemon_flags: tuple[str, ...] = ()
+    manifest: str | None = None
+    images: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -82,13 +137,22 @@ class LabSpec:
         for net in self.networks:
             if net.version not in self.stack.versions:
                 raise UsageError(f"--network {net}: the lab has no IPv{net.version}", hint="choose --stack dual")
-            if overlaps(net, UNDERLAY_V4) or overlaps(net, UNDERLAY_V6):
-                taken = UNDERLAY_V4 if net.version == 4 else UNDERLAY_V6
-                raise UsageError(f"--network {net}: {taken} is the underlay of the lab", hint="choose another network")
+            known = _TAKEN | (_TAKEN_BY_KUBERNETES if self.store is Store.KUBERNETES else {})
+            for taken, what in known.items():
+                if overlaps(net, taken):
+                    raise UsageError(f"--network {net}: {taken} is the lab's {what}", hint="choose another network")
         if strangers := [n for n in self.go_nodes if not 1 <= n <= self.nodes]:
             raise UsageError(f"--go-node {strangers[0]}: there are nodes 1 to {self.nodes}")
         if self.go_nodes and not self.go_binary:
             raise UsageError("--go-node: no Go flanneld was named", hint="add --flanneld-go PATH")
+        if self.go_nodes and self.firewall is Firewall.IPTABLES:
+            # It wants br_netfilter in every namespace then (main.go).
+            raise UsageError("--firewall iptables: Go flanneld runs with nft in the lab", hint="choose --firewall nft")
+        if self.wiring is Wiring.KUBELETS and self.store is not Store.KUBERNETES:
+            raise UsageError("--kubelets: a kubelet needs an API server", hint="add --store kubernetes")
+        if (self.manifest or self.images) and self.wiring is not Wiring.KUBELETS:
+            raise UsageError("--manifest and --image: nobody would run them", hint="add --kubelets")
+        _check_published(self)
 
 
 def check_name(name: str) -> None:
@@ -97,6 +161,25 @@ def check_name(name: str) -> None:
             f"--name {name!r}: a lab's name is up to 20 of a-z, 0-9 and '-', and begins with a letter",
             hint="it becomes the beginning of namespace names such as lab-node1",
         )
+
+
+def _check_published(spec: LabSpec) -> None:
+    if spec.published and spec.wiring is not Wiring.CNI:
+        raise UsageError(
+            "--publish: only the CNI plugins map ports", hint=f"leave --{spec.wiring.value} or --publish out"
+        )
+    pods = {f"pod{n}-{k}": n for n in range(1, spec.nodes + 1) for k in range(1, spec.pods + 1)}
+    taken = set()
+    for mapping in spec.published:
+        node = pods.get(mapping.pod)
+        flag = f"--publish {mapping.pod}:{mapping.host}:{mapping.container}"
+        if node is None:
+            raise UsageError(f"{flag}: there is no such pod", hint=f"the last one is pod{spec.nodes}-{spec.pods}")
+        if not all(1 <= port <= 65535 for port in (mapping.host, mapping.container)):
+            raise UsageError(f"{flag}: a port is between 1 and 65535")
+        if (node, mapping.host) in taken:
+            raise UsageError(f"{flag}: port {mapping.host} of node{node} is given to another pod already")
+        taken.add((node, mapping.host))
 
 
 def _check_count(flag: str, value: int, most: int) -> None:
@@ -131,6 +214,22 @@ class Pod:
     def address_in(self, subnet: AddrOnLink) -> AddrOnLink:
         """The pod's address, given the node's own address in the leased subnet (`FLANNEL_SUBNET`)."""
         return ip_interface(f"{subnet.ip + self.number}/{subnet.network.prefixlen}")
+
+
+@dataclass(frozen=True, slots=True)
+class Internet:
+    """What lies beyond the cluster: a namespace behind the router that has a way to the underlay, and none to pods.
+
+    `gateways`: the router's addresses on the way there.
+    """
+
+    namespace: str
+    addresses: tuple[AddrOnLink, ...]
+    gateways: tuple[AddrOnLink, ...]
+
+    name = "internet"
+    port = "internet"
+    """The router's end of the pair whose other end is its eth0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,17 +276,35 @@ class Topology:
         return f"{self.spec.name}-router"
 
     @cached_property
+    def internet(self) -> Internet:
+        nets = [_INTERNETS[version] for version in self.spec.stack.versions]
+        own = tuple(ip_interface(f"{net.network_address + _FIRST_HOST}/{net.prefixlen}") for net in nets)
+        gateways = tuple(ip_interface(f"{net.network_address + 1}/{net.prefixlen}") for net in nets)
+        return Internet(f"{self.spec.name}-internet", own, gateways)
+
+    @cached_property
+    def underlays(self) -> tuple[Net, ...]:
+        """What all links together are in."""
+        return tuple(_UNDERLAYS[version] for version in self.spec.stack.versions)
+
+    @cached_property
     def pods(self) -> tuple[Pod, ...]:
         return tuple(pod for node in self.nodes for pod in node.pods)
 
     @cached_property
     def namespaces(self) -> tuple[str, ...]:
-        return (self.router, *(n.namespace for n in self.nodes), *(p.namespace for p in self.pods))
+        places: list[Node | Pod] = [*self.nodes, *self.pods]
+        return (self.router, self.internet.namespace, *(place.namespace for place in places))
 
     @cached_property
     def networks(self) -> tuple[Net, ...]:
         given: dict[int, Net] = {net.version: net for net in self.spec.networks}
         return tuple(given.get(v, DEFAULT_NETWORKS[v]) for v in self.spec.stack.versions)
+
+    @property
+    def service_networks(self) -> tuple[Net, ...]:
+        """Of a Kubernetes cluster, of the families that pods have."""
+        return tuple(_SERVICES[version] for version in self.spec.stack.versions)
 
     @property
     def etcd_address(self) -> Addr:
@@ -208,7 +325,7 @@ class Topology:
         for place in places:
             if name in (place.name, place.namespace):
                 return place
-        kinds = f"node1 to node{self.spec.nodes}, pod1-1 to pod{self.spec.nodes}-{self.spec.pods}"
+        kinds = f"router, internet, node1 to node{self.spec.nodes}, pod1-1 to pod{self.spec.nodes}-{self.spec.pods}"
         raise LabError(f"lab {self.spec.name!r} has no {name!r}", hint=f"it has {kinds}")
 
     def node(self, name: str) -> Node:
@@ -219,8 +336,9 @@ class Topology:
         return found
 
     def namespace(self, name: str) -> str:
-        """The namespace of the node or pod of that name, or of the router."""
-        return self.router if name == "router" else self.find(name).namespace
+        """The namespace of the node or pod of that name, of the router, or of the internet."""
+        places = {"router": self.router, self.internet.name: self.internet.namespace}
+        return places[name] if name in places else self.find(name).namespace
 
     def owner_of(self, address: Addr) -> Node | None:
         return next((n for n in self.nodes if any(a.ip == address for a in n.addresses)), None)
@@ -232,9 +350,9 @@ class Topology:
             config["Network" if net.version == 4 else "IPv6Network"] = str(net)
         if 6 in self.spec.stack.versions:
             config |= {"EnableIPv4": 4 in self.spec.stack.versions, "EnableIPv6": True}
-        if self.spec.go_nodes:
+        if self.spec.firewall is not Firewall.NONE or self.spec.go_nodes:
             # Go flannel otherwise wants iptables, and br_netfilter in every namespace (pkg/trafficmngr).
-            config["EnableNFTables"] = True
+            config["EnableNFTables"] = self.spec.firewall is not Firewall.IPTABLES
         config["Backend"] = {"Type": self.spec.backend} | dict(self.spec.backend_options)
         return json.dumps(config)
 
@@ -256,61 +374,3 @@ def _on_link(link: int, host: int, version: int) -> AddrOnLink:
         return IPv4Interface((UNDERLAY_V4.network_address + (link << 8) + host, 24))
     # The decimal host number is written as it is, so that node 1 is ::11 in both families.
     return IPv6Interface((UNDERLAY_V6.network_address + (link << 64) + int(str(host), 16), 64))
-
-
-def spec_to_json(spec: LabSpec) -> dict[str, object]:
-    return {
-        "name": spec.name,
-        "nodes": spec.nodes,
-        "pods": spec.pods,
-        "stack": spec.stack.value,
-        "underlay": spec.underlay.value,
-        "backend": spec.backend,
-        "backend_options": [list(pair) for pair in spec.backend_options],
-        "networks": [str(net) for net in spec.networks],
-        "docker": spec.docker,
-        "go_nodes": list(spec.go_nodes),
-        "go_binary": spec.go_binary,
-        "daemon_flags": list(spec.daemon_flags),
-    }
-
-
-def spec_from_json(record: dict[str, object]) -> LabSpec:
-    """The inverse of `spec_to_json`. KeyError, TypeError or ValueError: the record is not one."""
-    fields = dict(record)
-    fields["stack"] = Stack(fields["stack"])
-    fields["underlay"] = Underlay(fields["underlay"])
-    fields["networks"] = tuple(ip_network(text) for text in _strings(fields["networks"]))
-    fields["backend_options"] = tuple((key, value) for key, value in _pairs(fields["backend_options"]))
-    fields["go_nodes"] = tuple(fields["go_nodes"])  # type: ignore[arg-type]
-    fields["daemon_flags"] = tuple(_strings(fields["daemon_flags"]))
-    return LabSpec(**fields)  # type: ignore[arg-type]
-
-
-def _strings(value: object) -> list[str]:
-    if not isinstance(value, list):
-        raise ValueError("not a list")
-    return [str(item) for item in value]
-
-
-def _pairs(value: object) -> list[tuple[str, Option]]:
-    if not isinstance(value, list):
-        raise ValueError("not a list")
-    return [(str(key), item) for key, item in value]
-
-
-def parse_option(text: str) -> tuple[str, Option]:
-    """`KEY=VALUE` of a backend option; numbers, true and false become JSON's, anything else is a string."""
-    key, sep, value = text.partition("=")
-    if not sep or not key:
-        raise UsageError(f"--backend-option {text!r}: KEY=VALUE is wanted", hint="for example VNI=7")
-    if value in ("true", "false"):
-        return key, value == "true"
-    return (key, int(value)) if re.fullmatch(r"-?\d+", value, re.ASCII) else (key, value)
-
-
-def parse_network(text: str) -> Net:
-    try:
-        return ip_network(text)
-    except ValueError as err:
-        raise UsageError(f"--network {text}: {err}", hint="for example 10.244.0.0/16") from None

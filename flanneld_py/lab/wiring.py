@@ -90,6 +90,28 @@ def build_node(topology: Topology, node: Node) -> None:
         inside(node.namespace, lambda: _introduce(others))
 
 
+def build_internet(topology: Topology) -> None:
+    """The namespace beyond the router. It knows a way to nodes and none to pods, which get no reply unless masked."""
+    internet = topology.internet
+    create_namespace(internet.namespace)
+
+    def plug() -> None:
+        with _netlink("connect the internet to the router") as ipr, _namespace_fd(internet.namespace) as fd:
+            end = {"ifname": "eth0", "net_ns_fd": fd, "mtu": UNDERLAY_MTU}
+            ipr.link("add", ifname=internet.port, kind="veth", mtu=UNDERLAY_MTU, peer=end)
+            _configure(ipr, _index(ipr, internet.port), internet.gateways)
+
+    def route() -> None:
+        with _netlink("configure the internet") as ipr:
+            index = _index(ipr, "eth0")
+            _configure(ipr, index, internet.addresses)
+            for net, gateway in zip(topology.underlays, internet.gateways, strict=True):
+                ipr.route("add", dst=str(net), gateway=str(gateway.ip), oif=index)
+
+    inside(topology.router, plug)
+    inside(internet.namespace, route)
+
+
 def build_pod_bridge(node: Node, addresses: Sequence[AddrOnLink], mtu: int) -> None:
     """The bridge of the node's pods, with the first address of its subnet; as it should be if it exists."""
 

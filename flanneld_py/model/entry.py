@@ -94,6 +94,26 @@ class Sysctl:
 
 
 @dataclass(frozen=True, slots=True)
+class TxChecksum:
+    """Whether the device leaves checksums of what it sends to the devices below it (`ethtool -K DEV tx`).
+
+    `why` it must be so, for people.
+    """
+
+    dev: str
+    on: bool
+    why: str = field(default="", compare=False)
+
+    @property
+    def key(self) -> Key:
+        return ("tx-checksum", self.dev)
+
+    def __str__(self) -> str:
+        text = f"tx-checksum {'on' if self.on else 'off'} dev {self.dev}"
+        return f"{text} ({self.why})" if self.why else text
+
+
+@dataclass(frozen=True, slots=True)
 class Address:
     dev: str
     interface: IPv4Interface | IPv6Interface
@@ -220,13 +240,15 @@ class Route:
         return text + (" onlink" if self.onlink else "")
 
 
-Entry = Link | LinkUp | Sysctl | Address | Table | Admission | Neighbour | FdbEntry | UdpWorker | UdpPeer | Route
+Device = Link | LinkUp | Sysctl | TxChecksum | Address
+Entry = Device | Table | Admission | Neighbour | FdbEntry | UdpWorker | UdpPeer | Route
 Plan = tuple[Entry, ...]
 """The entries that one lease, or the node itself, asks for."""
 
 APPLY_ORDER: tuple[type[Entry], ...] = (
     Link,
     Sysctl,
+    TxChecksum,
     Address,
     LinkUp,
     Table,

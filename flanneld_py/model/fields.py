@@ -175,6 +175,14 @@ class Fields:
             return default
         return value
 
+    def one_of(self, name: str, choices: tuple[str, ...]) -> str:
+        """The text of a key with a few possible values, in lower case; the first is the default."""
+        text = self.text(name, choices[0])
+        if text.lower() not in choices:
+            self.fail(name, text, "is unknown", f"write one of {', '.join(choices)}")
+            return choices[0]
+        return text.lower()
+
     def required_text(self, name: str, what: str) -> str | None:
         """A text that, if its key is there, is neither empty nor `null`; None if it is missing or wrong.
 

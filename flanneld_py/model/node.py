@@ -1,5 +1,6 @@
 """What a planner may know of the node that it plans for, read once from the kernel and handed in as values."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -78,6 +79,7 @@ class NodeFacts:
 
     `ra_default6`: the interface has its IPv6 default route from router advertisements, which the kernel stops to
     accept when forwarding is switched on, unless accept_ra is 2 (Documentation/networking/ip-sysctl.rst).
+    `kernel`: major and minor version; None if it has another form of name.
     """
 
     external: ExternalInterface
@@ -85,3 +87,10 @@ class NodeFacts:
     macs: Mapping[str, str] = field(default_factory=dict)
     ra_default6: bool = False
     networks: tuple[Net, ...] = ()
+    kernel: tuple[int, int] | None = None
+
+
+def parse_kernel(release: str) -> tuple[int, int] | None:
+    """(5, 10) of "5.10.0-28-amd64", as uname(2) has it; None if it begins otherwise."""
+    found = re.match(r"(\d{1,4})\.(\d{1,4})(?!\d)", release, re.ASCII)
+    return None if found is None else (int(found[1]), int(found[2]))

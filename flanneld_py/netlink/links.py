@@ -10,11 +10,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 
-from pyroute2 import NetlinkError
-
 from flanneld_py.model.entry import Address, Entry, Failure, Key, Link, LinkUp, Op, Scope, Verb, Vxlan
 from flanneld_py.netlink.codec import encode
 from flanneld_py.netlink.hints import already_done, failure, no_device
+from flanneld_py.netlink.lean import NetlinkError
 from flanneld_py.netlink.linkcodec import (
     RTM_NEWADDR,
     RTM_NEWLINK,

@@ -7,8 +7,7 @@ import asyncio
 import socket
 from typing import Any
 
-from pyroute2 import AsyncIPRoute
-from pyroute2.netlink.core import CoreDatagramProtocol
+from flanneld_py.netlink.lean import AsyncIPRoute, CoreDatagramProtocol
 
 _DATAGRAM_BYTES = 1 << 18
 

@@ -24,9 +24,9 @@ class Status:
     """The part that is always current in `status.json`. Times are Unix seconds; `error` and `hint` of the last trouble.
 
     `subnets`, `networks`, `public`: texts, IPv4 first. `entries`: how many we want; `difference`: how many of them are
-    not so after the last pass; `repaired`: how many the last look at the kernel found otherwise. `worker`: what the
-    process counts that carries the udp backend's packets, as of a few seconds ago. `rules`: of the packet filter, who
-    keeps them and which are wanted.
+    not so after the last pass; `repaired`: how many the last look at the kernel found otherwise. `offload`: what we ask
+    of our devices' offloads, and why. `rules`: of the packet filter, who keeps them and which are wanted. `worker`:
+    what the process counts that carries the udp backend's packets, as of a few seconds ago.
     """
 
     stage: Stage
@@ -54,6 +54,7 @@ class Status:
     repaired: int = 0
     failures: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    offload: tuple[str, ...] = ()
     config_pending: str | None = None
     rules: Mapping[str, Any] | None = None
     worker: Mapping[str, Any] | None = None

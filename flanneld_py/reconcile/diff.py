@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from flanneld_py.model.entry import APPLY_ORDER, Entry, Key, Link, LinkUp, Op, Sysctl, UdpWorker, Verb
+from flanneld_py.model.entry import APPLY_ORDER, Entry, Key, Link, LinkUp, Op, Sysctl, TxChecksum, UdpWorker, Verb
 
 _RANK = {kind: rank for rank, kind in enumerate(APPLY_ORDER)}
 
@@ -26,7 +26,7 @@ def diff(desired: Mapping[Key, Entry], known: Mapping[Key, Entry]) -> tuple[Op, 
         Op(Verb.DELETE, entry)
         for key, entry in known.items()
         if key not in desired
-        and not isinstance(entry, LinkUp | Sysctl)
+        and not isinstance(entry, LinkUp | Sysctl | TxChecksum)
         and (isinstance(entry, Link | UdpWorker) or entry.dev not in remade | dropped)
     ]
     wanted.sort(key=lambda op: _RANK[type(op.entry)])

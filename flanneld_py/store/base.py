@@ -7,6 +7,7 @@ Its generators are closed by those who leave them (contextlib.aclosing).
 
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
 from typing import Protocol
 
 from flanneld_py.model.config import NetworkConfig
@@ -71,3 +72,20 @@ class Renewable(Protocol):
 
     async def renew(self, lease: Lease) -> Lease:
         """The lease with its new expiry; keeps trying while the store is away. LeaseLost: the key is not ours now."""
+
+
+@dataclass(frozen=True, slots=True)
+class PublicWishes:
+    """Public addresses that an operator has set for this node in the store; they count more than flags."""
+
+    public_ip: IPv4Address | None = None
+    public_ipv6: IPv6Address | None = None
+
+
+class OwnedNode(Protocol):
+    """A store that knows our node as an object of its own: only Kubernetes."""
+
+    async def wishes(self) -> PublicWishes: ...
+
+    async def announce(self) -> None:
+        """Say that pods may come: the node's network is up."""

@@ -13,9 +13,9 @@ from flanneld_py.etcd.wire import prefix_end
 from flanneld_py.model.config import EXAMPLE
 from flanneld_py.model.lease import Changed, Gone, Lease, LeaseAttrs, LeaseMessage, Snapshot
 from flanneld_py.store.base import Condition, LeaseRequest, Report
+from flanneld_py.store.conditions import Conditions
 from flanneld_py.store.etcd_holder import LeaseHolder
 from flanneld_py.store.etcd_keys import Keys, shown
-from flanneld_py.store.etcd_report import Conditions
 from flanneld_py.store.etcd_view import LeaseReader
 
 _log = logging.getLogger(__name__)

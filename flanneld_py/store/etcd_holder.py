@@ -12,16 +12,16 @@ from contextlib import asynccontextmanager, suppress
 from random import Random
 
 from flanneld_py.errors import AccessDenied, DuplicatePublicIP, LeaseLost, StoreError, SubnetTaken
-from flanneld_py.etcd.backoff import Backoff
 from flanneld_py.etcd.client import EtcdClient, Grant
 from flanneld_py.etcd.verdict import CallError
 from flanneld_py.etcd.wire import Delete, Find, Guard, KeyValue, Put, TxnOp, TxnResult, prefix_end
 from flanneld_py.model.allocate import choose_subnets, share_used
+from flanneld_py.model.backoff import Backoff
 from flanneld_py.model.lease import Lease, LeaseAttrs, NodeIdentity
 from flanneld_py.model.net import Net, Subnets, overlaps
 from flanneld_py.store.base import LeaseRequest
+from flanneld_py.store.conditions import Conditions
 from flanneld_py.store.etcd_keys import Keys, shown
-from flanneld_py.store.etcd_report import Conditions
 from flanneld_py.store.etcd_view import Held, LeaseReader, View, same_node
 from flanneld_py.store.lease_codec import encode_attrs, encode_identity
 

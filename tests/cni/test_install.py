@@ -1,12 +1,15 @@
 """`flannel install`: what is put where, what is refused, what is reported, and how it is taken away."""
 
+import ctypes
 import json
 import os
 import shutil
+import stat
+import struct
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -129,7 +132,9 @@ def test_update_keeps_the_version_before_and_no_older_one(host: Host) -> None:
     own = program.own_program(None)
     folders = []
     for number in range(3):
-        changed = program.Program(own.python, own.sources | {"extra.py": f"NUMBER = {number}".encode()})
+        changed = program.script_program(
+            own.python, program.own_sources() | {"extra.py": f"NUMBER = {number}".encode()}
+        )
         assert program.install(changed, host.bin)
         folders.append(changed.folder)
     assert sorted(path.name for path in host.bin.glob(".flannel-*")) == sorted(folders[1:])
@@ -205,7 +210,8 @@ def test_program_that_does_not_run_does_not_replace_the_one_before(host: Host) -
     host.run()
     before = (host.bin / "flannel").read_bytes()
     own = program.own_program(None)
-    broken = program.Program(own.python, own.sources | {"main.py": b"raise RuntimeError('broken')"})
+    sources = program.own_sources() | {"main.py": b"raise RuntimeError('broken')"}
+    broken = program.script_program(own.python, sources)
     with pytest.raises(program.ProgramError, match="broken"):
         program.install(broken, host.bin)
     assert (host.bin / "flannel").read_bytes() == before and "1.1.0" in program.supported_versions(host.bin / "flannel")
@@ -282,8 +288,10 @@ def test_installed_program_is_the_installer_too(host: Host) -> None:
 
 
 def test_what_is_no_command_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert install.main(["frobnicate"]) == 2
-    assert "install" in capsys.readouterr().err
+    assert install.main([]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        install.main(["frobnicate"])
+    assert capsys.readouterr().err.count("install") >= 2
 
 
 def test_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,3 +322,71 @@ def test_conflist_never_comes_without_the_program(host: Host, capsys: pytest.Cap
     (host.bin / "flannel").mkdir()
     assert host.run() == 1
     assert str(host.bin / "flannel") in capsys.readouterr().err and not host.conflist.exists()
+
+
+class Inotify:
+    """What a runtime that watches a directory is told: (event, name). Names of events as in inotify(7)."""
+
+    EVENTS: ClassVar = {0x2: "MODIFY", 0x40: "MOVED_FROM", 0x80: "MOVED_TO", 0x200: "DELETE"}
+
+    def __init__(self, *folders: Path) -> None:
+        libc = ctypes.CDLL(None, use_errno=True)
+        self.fd = libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
+        mask = sum(self.EVENTS)
+        self.folders = {libc.inotify_add_watch(self.fd, str(folder).encode(), mask): folder for folder in folders}
+        assert -1 not in self.folders
+
+    def read(self) -> list[tuple[str, Path]]:
+        data = os.read(self.fd, 1 << 20)
+        found = []
+        while data:
+            watch, mask, _, size = struct.unpack_from("iIII", data)
+            name = data[16 : 16 + size].rstrip(b"\0").decode()
+            if mask in self.EVENTS:
+                found.append((self.EVENTS[mask], self.folders[watch] / name))
+            data = data[16 + size :]
+        return found
+
+
+def test_runtimes_that_watch_are_told_at_the_right_moment(host: Host) -> None:
+    """containerd loads the list again at a write or a move away in its directory, and reads what has one of three
+    endings then; CRI-O asks the plugins for their versions at that moment, and not again."""
+    host.net_d.mkdir(parents=True)
+    watch = Inotify(host.net_d, host.bin)
+    try:
+        host.run()
+        events = watch.read()
+        assert host.run("--uninstall") == 0
+        gone = watch.read()
+    finally:
+        os.close(watch.fd)
+    place_of = {event: index for index, event in enumerate(events)}
+    conf = [(event, path) for event, path in events if path.parent == host.net_d]
+    assert {event for event, path in conf if path != host.conflist} == {"MODIFY", "MOVED_FROM"}
+    assert not any(path.name.endswith(conflist.LOADED_SUFFIXES) for _, path in conf if path != host.conflist)
+    assert [event for event, path in conf if path == host.conflist] == ["MOVED_TO"]
+    # The plugin is whole before anything happens beside the conflist.
+    assert place_of["MOVED_TO", host.bin / "flannel"] < min(place_of[event] for event in conf)
+    removed = [path for event, path in gone if event == "DELETE" and not path.name.startswith(".")]
+    assert removed == [host.conflist, host.bin / "flannel"]
+
+
+def test_files_are_on_disk_before_their_names_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a power failure an empty conflist would keep the node from ever being ready."""
+    done: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def note_sync(fd: int) -> None:
+        # Open for writing only, so that it is read by another way.
+        folder = stat.S_ISDIR(os.fstat(fd).st_mode)
+        done.append("sync folder" if folder else f"sync {Path(f'/proc/self/fd/{fd}').read_text()}")
+        fsync(fd)
+
+    def note_replace(path: Path, target: Path) -> Path:
+        done.append("rename")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(Path, "replace", note_replace)
+    place.write_file(tmp_path / "file", b"content", 0o644)
+    assert done == ["sync content", "rename", "sync folder"]

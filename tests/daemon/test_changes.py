@@ -115,6 +115,28 @@ def destinations(namespace: str) -> set[str]:
     return {route["dst"] for route in ip_json(namespace, "route", "show")}
 
 
+def test_cleanup_without_memory_leaves_routes_that_may_be_another_daemons(ground: Ground) -> None:
+    space = ground.namespace()
+    ground.put("config", config(Type="host-gw"))
+    ground.put("subnets/10.77.201.0-24", peer_value(PUBLIC, MAC, backend="host-gw"))
+    daemon = ground.daemon().ready()
+    wait_tables(space, Tables().with_direct(PEER, PUBLIC))
+    daemon.end()
+    flag = f"--subnet-file={daemon.folder}/subnet.env"
+    (daemon.folder / "subnet.env").unlink()
+    refused = call(space, "cleanup", flag)
+    assert refused.returncode == 1
+    assert f"kept route {PEER}" in refused.stdout
+    assert "1 routes with our mark stay" in refused.stderr and "--network CIDR" in refused.stderr
+    assert tables(space) == Tables().with_direct(PEER, PUBLIC)
+    other = call(space, "cleanup", flag, "--network", "10.78.0.0/16")
+    assert (other.returncode, other.stdout) == (0, "nothing of ours is there\n")
+    done = call(space, "cleanup", flag, "--network", "10.77.0.0/16")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"removed route {PEER}" in done.stdout
+    assert tables(space) == Tables()
+
+
 @pytest.mark.parametrize("kind", ["vxlan", "host-gw"])
 def test_cleanup_shows_and_then_removes_all_of_ours_and_nothing_else(ground: Ground, kind: str) -> None:
     space = ground.namespace()

@@ -1,7 +1,11 @@
 """Stopping in every stage, and starting again where a daemon has been: pods notice neither."""
 
+import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +16,17 @@ from tests.interop.cluster import eventually
 
 CONFIG = '{"Network": "10.77.0.0/16", "Backend": {"Type": "vxlan"}}'
 STOP_S = 2.0
+SLOW_IMPORT = """
+import os, sys, time
+
+class Slow:
+    def find_spec(self, name, path=None, target=None):
+        if name == os.environ["SLOW_MODULE"]:
+            print("loading", flush=True)
+            time.sleep(60)
+
+sys.meta_path.insert(0, Slow())
+"""
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -33,6 +48,27 @@ def test_a_signal_ends_it_in_time_with_0(ground: Ground, stage: str, number: sig
     assert daemon.status()["stage"] == "stopped"
     assert "Traceback" not in daemon.log()
     assert (tables(daemon.namespace), link(daemon.namespace, "flannel.1").get("ifindex")) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("module", ["flanneld_py.daemon.options", "uvloop", "flanneld_py.daemon.app"])
+def test_a_signal_while_it_still_loads_ends_it_with_0(tmp_path: Path, module: str, number: signal.Signals) -> None:
+    """The module says that it is being imported, and then takes for ever."""
+    (tmp_path / "sitecustomize.py").write_text(SLOW_IMPORT)
+    child = subprocess.Popen(
+        [sys.executable, "-m", "flanneld_py", f"--subnet-file={tmp_path}/run/subnet.env"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path), "SLOW_MODULE": module},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert child.stdout is not None and child.stdout.readline() == "loading\n"
+        child.send_signal(number)
+        _, errors = child.communicate(timeout=20)
+    finally:
+        child.kill()
+    assert (child.returncode, errors) == (0, "")
 
 
 def test_a_stop_right_after_ready_is_not_lost(ground: Ground) -> None:

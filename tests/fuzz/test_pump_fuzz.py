@@ -16,7 +16,7 @@ CORE = ("_pump.c", "_segment.c", "_merge.c", "_checksum.c")
 PROGRAMS = {
     "pump_fuzz": (CORE, ()),
     "io_fuzz": (
-        (*CORE, "_outbox.c", "_encap.c", "_decap.c"),
+        (*CORE, "_outbox.c", "_encap.c", "_decap.c", "_serve.c"),
         ("-Wl," + ",".join(f"--wrap={name}" for name in WRAPPED),),
     ),
 }

@@ -137,7 +137,7 @@ def start_and_wait(name: str, words: str) -> "subprocess.Popen[str]":
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("words", ["underlay: node1", "daemons: starting"])
+@pytest.mark.parametrize("words", ["underlay: node1", "daemons: starting", "pods: node1"])
 def test_an_interrupted_up_removes_all(name: str, number: signal.Signals, words: str) -> None:
     with start_and_wait(name, words) as child:
         child.send_signal(number)

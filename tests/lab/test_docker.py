@@ -9,7 +9,7 @@ from pyroute2 import IPRoute
 from flanneld_py.lab import build, docker, process, servers
 from flanneld_py.lab.namespaces import inside
 from flanneld_py.lab.progress import Silent
-from flanneld_py.lab.topology import LabSpec
+from flanneld_py.lab.topology import LabSpec, Wiring
 from flanneld_py.lab.traffic import endpoints, ping_matrix
 from flanneld_py.lab.view import complete
 from tests.lab.conftest import Trace
@@ -39,7 +39,7 @@ def docker0(ipr: IPRoute) -> tuple[int, list[str]]:
 
 def test_containers_on_two_dockerds_reach_each_other_and_nothing_is_left(name: str) -> None:
     before = host()
-    with build.temporary(LabSpec(name=name, nodes=2, pods=2, docker=True), Silent()) as lab:
+    with build.temporary(LabSpec(name=name, nodes=2, pods=2, wiring=Wiring.DOCKER), Silent()) as lab:
         assert complete(ping_matrix(endpoints(lab.topology, lab.record.pods, 4), count=1))
         for node in lab.topology.nodes:
             env = servers.read_network(lab.directory, node)
@@ -59,7 +59,7 @@ def test_containers_on_two_dockerds_reach_each_other_and_nothing_is_left(name: s
 
 def test_killed_dockerds_leave_nothing_either(name: str) -> None:
     before = host()
-    with build.temporary(LabSpec(name=name, nodes=1, pods=1, docker=True), Silent()) as lab:
+    with build.temporary(LabSpec(name=name, nodes=1, pods=1, wiring=Wiring.DOCKER), Silent()) as lab:
         node = lab.topology.nodes[0]
         for server in (docker.server_name(node), docker.containerd_name(node)):
             servers.stop_daemon(lab.record.processes[server], hard=True)

@@ -90,6 +90,7 @@ async def test_an_equal_device_is_adopted(node: Namespace) -> None:
 async def test_an_underlay_that_is_gone_equals_no_living_one(node: Namespace) -> None:
     """The device stays, with the index of what was below it; a new interface of that name is another one."""
     assert await apply(node, (Verb.ADD, LINK)) == []
+    node.ip("link", "set", "eth0", "down")  # or it keeps its name, before Linux 6.2
     node.ip("link", "set", "eth0", "name", "old0")
     node.ip("link", "add", "eth0", "type", "veth", "peer", "name", "wire1")
     (found,) = await known(node, LINK)
@@ -206,8 +207,9 @@ def test_reading_agrees_with_ip(node: Namespace) -> None:
 
 
 def test_reading_hundreds_of_devices_takes_few_system_calls(node: Namespace) -> None:
+    before = len(node.ip_json("link", "show"))  # some modules put a device into every namespace
     node.batch([f"link add veth{n} type veth peer name peer{n}" for n in range(150)])
     with NetlinkSocket(netns=node.path) as sock, counted_calls(sock) as calls:
         links = read_links(sock)
-    assert len(links) == 303
+    assert len(links) == before + 300
     assert calls.count < 30

@@ -16,6 +16,7 @@ from flanneld_py.model.entry import (
     Neighbour,
     Route,
     Sysctl,
+    TxChecksum,
     Verb,
     Vxlan,
 )
@@ -48,6 +49,7 @@ def states(draw: st.DrawFn) -> dict[Key, Entry]:
     for dev in sorted(present):
         choices = st.one_of(
             st.just(LinkUp(dev)),
+            st.builds(TxChecksum, st.just(dev), st.booleans(), st.sampled_from(("", "a NAT lies between"))),
             st.builds(Sysctl, st.just(f"net/ipv6/conf/{dev}/accept_ra"), st.sampled_from("01"), st.just(dev)),
             st.builds(
                 Address, st.just(dev), st.sampled_from((ip_interface("10.244.9.0/32"), ip_interface("10.244.8.0/32")))
@@ -66,7 +68,7 @@ def states(draw: st.DrawFn) -> dict[Key, Entry]:
 
 
 def without_unmanaged(state: dict[Key, Entry]) -> dict[Key, Entry]:
-    return {key: entry for key, entry in state.items() if not isinstance(entry, LinkUp | Sysctl)}
+    return {key: entry for key, entry in state.items() if not isinstance(entry, LinkUp | Sysctl | TxChecksum)}
 
 
 @given(states(), states())

@@ -1,22 +1,26 @@
-"""The socket filter, by the rules of classic BPF and on a real socket."""
+"""The program that keeps strangers from the pump, by the rules of classic BPF and on real sockets."""
 
-import array
 import socket
 import struct
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from ipaddress import IPv4Address
 from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flanneld_py.dataplane.sockfilter import MOST_RANGES, merge_ranges, source_filter
+from flanneld_py.dataplane.offload import Offload
+from flanneld_py.dataplane.sockfilter import MOST_RANGES, PUMP, STRANGERS, merge_ranges, source_filter
+from flanneld_py.dataplane.strangers import choose_socket, open_strangers
+from flanneld_py.dataplane.udpsock import open_udp
 
 ADDRESSES = st.integers(0, (1 << 32) - 1)
-_SO_ATTACH_FILTER = 26
+LOOPBACK = IPv4Address("127.0.0.1")
 
 
 def run(program: bytes, source: int) -> bool:
-    """Whether a datagram from `source` passes: classic BPF's own rules for the instructions that the filter uses."""
+    """Whether the pump gets a datagram from `source`: classic BPF's own rules for the instructions that are used."""
     code = [struct.unpack_from("=HBBI", program, at) for at in range(0, len(program), 8)]
     at = 0
     for _ in range(len(code)):
@@ -32,12 +36,13 @@ def run(program: bytes, source: int) -> bool:
             case 0x25:
                 at += true if loaded > value else false
             case 0x06:
-                return bool(value)
+                assert value in (PUMP, STRANGERS)
+                return value == PUMP
     raise AssertionError("the program does not end")
 
 
 @given(st.sets(ADDRESSES, max_size=60), st.lists(ADDRESSES, max_size=20))
-def test_with_few_sources_just_they_pass(sources: set[int], others: list[int]) -> None:
+def test_with_few_sources_the_pump_gets_just_theirs(sources: set[int], others: list[int]) -> None:
     program = source_filter(map(IPv4Address, sources))
     for address in (*sources, *others, *(s + 1 & 0xFFFFFFFF for s in sources), *(s - 1 & 0xFFFFFFFF for s in sources)):
         assert run(program, address) == (address in sources)
@@ -57,33 +62,51 @@ def test_a_program_for_ten_thousand_scattered_sources_is_taken_by_the_kernel_and
     assert len(program) // 8 <= 4096
     assert len(merge_ranges([int(source) for source in sources], MOST_RANGES)) == MOST_RANGES
     assert all(run(program, int(source)) for source in sources)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        attach(sock, program)
+    with sockets() as (pump, _):
+        assert choose_socket(pump, program)
 
 
-def test_the_kernel_drops_what_the_program_says() -> None:
-    with (
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as known,
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger,
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver,
-    ):
-        known.bind(("127.0.0.2", 0))
-        stranger.bind(("127.0.0.3", 0))
-        receiver.bind(("127.0.0.1", 0))
-        attach(receiver, source_filter([IPv4Address("127.0.0.2"), IPv4Address("192.0.2.7")]))
-        for sender in (stranger, known, stranger):
-            sender.sendto(sender.getsockname()[0].encode(), receiver.getsockname())
-        receiver.settimeout(5)
-        assert receiver.recv(100) == b"127.0.0.2"
-        receiver.setblocking(False)
-        try:
-            late = receiver.recv(100)
-        except BlockingIOError:
-            late = b""
-        assert late == b""
+def test_the_kernel_sorts_as_the_program_says() -> None:
+    program = source_filter([IPv4Address("127.0.0.2"), IPv4Address("192.0.2.7")])
+    with sockets() as (pump, strangers), sender("127.0.0.2") as known, sender("127.0.0.3") as stranger:
+        assert choose_socket(pump, program)
+        for sock in (stranger, known, stranger):
+            sock.sendto(sock.getsockname()[0].encode(), pump.getsockname())
+        assert everything(pump) == [b"127.0.0.2"]
+        assert everything(strangers) == [b"127.0.0.3"] * 2
 
 
-def attach(sock: socket.socket, program: bytes) -> None:
-    code = array.array("B", program)
-    address, size = code.buffer_info()
-    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", size // 8, address))
+def test_without_a_program_the_pump_gets_all() -> None:
+    """Also those whom the kernel's own choice among two sockets would give to the other."""
+    with sockets() as (pump, strangers):
+        assert choose_socket(pump, source_filter([]))
+        for again in range(2):
+            for number in range(40):
+                with sender("127.0.0.2") as sock:
+                    sock.sendto(bytes([number]), pump.getsockname())
+            assert len(everything(pump)) == 40 * again
+            assert len(everything(strangers)) == 40 * (1 - again)
+            assert not choose_socket(pump, b"")
+
+
+@contextmanager
+def sockets() -> Iterator[tuple[socket.socket, socket.socket]]:
+    with open_udp(LOOPBACK, 0, Offload()).sock as pump, open_strangers(pump) as strangers:
+        yield pump, strangers
+
+
+@contextmanager
+def sender(address: str) -> Iterator[socket.socket]:
+    with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sock:
+        sock.bind((address, 0))
+        yield sock
+
+
+def everything(sock: socket.socket) -> list[bytes]:
+    """What is queued. Over loopback a datagram is there when sending it returns."""
+    found = []
+    try:
+        while True:
+            found.append(sock.recv(100))
+    except BlockingIOError:
+        return found

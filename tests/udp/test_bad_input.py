@@ -89,17 +89,36 @@ def test_inner_addresses_that_the_sender_has_no_right_to(ground: Ground) -> None
 
 
 def test_an_unknown_outer_address(ground: Ground) -> None:
-    """Strict: dropped by the kernel's filter, before the worker sees it."""
+    """Strict: kept away by the kernel, before the worker sees it."""
     before = ground.field.worker(1)
     came, dropped = ground.deliver([ipv4(ground.second, ground.first, MARK)] * 3, place="router")
     if ground.validation == "strict":
         assert came == []
-        gone = ground.field.worker(1)["socket_drops"] - before["socket_drops"]
-        assert (gone, dropped) == (3, {})
+        after = ground.field.worker(1)
+        assert (after["strangers"] - before["strangers"], dropped) == (3, {})
+        assert after["socket_drops"] == before["socket_drops"]
         assert ground.field.worker(1)["filtered"]
     else:
         assert (len(came), dropped) == (3, {})
         assert not ground.field.worker(1)["filtered"]
+
+
+def test_a_peer_that_sends_from_elsewhere_is_a_named_finding(ground: Ground) -> None:
+    """Packets of the second node's pods, from the router's address, as if behind a NAT."""
+    field = ground.field
+
+    def warnings() -> list[str]:
+        ground.deliver([ipv4(ground.second, ground.first, MARK)] * 3, place="router")
+        return [text for text in field.ask(1)["warnings"] if "do not publish" in text]
+
+    if ground.validation != "strict":
+        assert warnings() == []
+        return
+    eventually("the finding is told", warnings, lambda: field.worker(1))
+    (text,) = warnings()
+    assert f"{field.subnets(2)[0]} ({field.public(2)}) from {field.lab.topology.etcd_address}" in text
+    assert text in field.call(1, "status", f"--subnet-file={field.folder(1)}/subnet.env").stdout
+    assert field.log(1).count("do not publish") == 1
 
 
 def test_a_peer_may_send_from_its_own_address_and_from_its_subnet_only(ground: Ground) -> None:

@@ -1,13 +1,14 @@
 """The underlay becomes narrower, here or behind a router: senders are told, and nothing stops."""
 
 import errno
+import json
 import socket
 from contextlib import closing
 
 from flanneld_py.lab.namespaces import inside
 from flanneld_py.lab.topology import Underlay
 from flanneld_py.lab.traffic import Endpoint
-from tests.daemon.field import ip
+from tests.daemon.field import ip, ip_json
 from tests.interop.cluster import IP_MTU_DISCOVER, PMTUDISC_DO, echo, eventually
 from tests.udp.conftest import UdpFieldOf
 from tests.udp.overlay import UdpField
@@ -73,3 +74,30 @@ def test_a_narrow_way_behind_a_router_is_learned_and_told(field_of: UdpFieldOf) 
     assert echo(one, three, 1472, fragments=True)
     assert told_mtu(one, two, 1472) == 1472, "the way to another peer is as wide as before"
     assert echo(one, two, 1472, fragments=False)
+
+
+def test_single_datagrams_are_enough_to_learn_of_a_narrow_way(field_of: UdpFieldOf) -> None:
+    """No train is refused, and the kernel fragments in silence: only the router's ICMP message tells."""
+    field = field_of(nodes=3, underlay=Underlay.ROUTED)
+    for number in (1, 2, 3):
+        field.wait_well(number)
+    places = field.endpoints()
+    one, three = places["pod1-1"], places["pod3-1"]
+    # The last look at the kernel of its own accord, so that the timer is a minute away.
+    eventually("no address is new", lambda: not ip_json(field.namespace(1), "-6", "address", "show", "tentative"))
+    gateway = field.lab.topology.links[0].gateways[0].ip
+    field.hand(1, f"route add {field.public(3)}/32 via {gateway} mtu 1450")
+    eventually("the route is followed", lambda: told_mtu(one, three, 1472) == 1422)
+    before = field.worker(1)["outbound"]
+    path = field.folder(1) / "status.json"
+
+    def has_seen() -> bool:
+        worker = json.loads(path.read_text())["worker"]
+        return worker is not None and all(worker["outbound"][name] == before[name] for name in ("replayed", "drops"))
+
+    eventually("the daemon knows what was refused so far", has_seen)
+    ip(field.lab.topology.router, "link set link2 mtu 1400")
+    eventually("senders hear of the narrow way", lambda: told_mtu(one, three, 1422) == 1372)
+    after = field.worker(1)["outbound"]
+    assert (after["trains"], after["replayed"]) == (before["trains"], before["replayed"])
+    assert echo(one, three, 1472, fragments=True)

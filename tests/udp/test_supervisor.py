@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import pytest
 import uvloop
 
-from flanneld_py.dataplane import link, supervisor
+from flanneld_py.dataplane import control, link, supervisor
 from flanneld_py.dataplane.link import WorkerLink, closing_all
 from flanneld_py.dataplane.supervisor import SOCKET, WorkerSupervisor
 from flanneld_py.dataplane.tun import QUEUE_LENGTH
@@ -256,6 +256,24 @@ def test_without_room_for_the_socket_filter_the_worker_checks_alone(run: Run, tm
             return bool(found["inbound"]["drops"].get("truncated"))
 
         await until("the new peer's datagram reaches the worker", came)
+        made.close()
+
+    run(scenario)
+
+
+def test_a_worker_that_speaks_another_version_is_replaced(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        made = await started(tmp_path)
+        pid = await pid_of(made)
+        made.close()
+        with monkeypatch.context() as patch:
+            patch.setattr(control, "VERSION", control.VERSION + 1)
+            assert await made.known(Desired()) == {}
+            assert ended(pid)
+        assert await made.apply([Op(Verb.ADD, WORKER)]) == []
+        assert await pid_of(made) != pid
         made.close()
 
     run(scenario)

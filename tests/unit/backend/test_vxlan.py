@@ -7,7 +7,7 @@ from flanneld_py.backend.table import read_backend
 from flanneld_py.backend.vxlan import VtepData, VxlanBackend
 from flanneld_py.errors import ConfigError
 from flanneld_py.model.config import BackendConfig
-from flanneld_py.model.entry import Address, FdbEntry, Link, LinkUp, Neighbour, Route, Sysctl
+from flanneld_py.model.entry import Address, FdbEntry, Link, LinkUp, Neighbour, Route, Sysctl, TxChecksum
 from flanneld_py.model.lease import Lease, LeaseAttrs
 from flanneld_py.model.node import ExternalInterface, NodeFacts, Reach, Reached
 
@@ -136,13 +136,53 @@ def test_what_is_wrong_in_a_lease_is_a_problem_of_that_peer(changes: dict[str, o
     assert why in plan.problems[0]
 
 
+NATTED = replace(NODE, external=replace(EXTERNAL, public4=IPv4Address("198.51.100.7")))
+
+
+@pytest.mark.parametrize(
+    ("option", "node", "wanted"),
+    [
+        ("auto", NODE, []),
+        ("auto", replace(NODE, kernel=(5, 7)), []),
+        ("auto", replace(NODE, kernel=(5, 6)), [False, False]),
+        ("auto", replace(NODE, kernel=(4, 19)), [False, False]),
+        ("auto", NATTED, [False]),
+        ("on", replace(NATTED, kernel=(4, 19)), [True, True]),
+        ("ON", NODE, [True, True]),
+        ("off", NODE, [False, False]),
+    ],
+)
+def test_checksum_offload_goes_off_where_it_is_known_to_break(option: str, node: NodeFacts, wanted: list[bool]) -> None:
+    own = Lease((OWN.subnets[0], ip_network("fd00:10:0:1::/64")), OWN.attrs)
+    plan = backend({"TxChecksum": option}, (4, 6)).local_plan(own, node)
+    found = [entry for entry in plan if isinstance(entry, TxChecksum)]
+    assert [entry.on for entry in found] == wanted
+    assert [entry.dev for entry in found] == ["flannel.1", "flannel-v6.1"][: len(wanted)]
+
+
+def test_why_checksum_offload_is_off_is_told() -> None:
+    (nat,) = [entry for entry in backend().local_plan(OWN, NATTED) if isinstance(entry, TxChecksum)]
+    assert nat.why == "peers know this node as 198.51.100.7, eth0 has 192.0.2.1: a NAT lies between"
+    (old,) = [e for e in backend().local_plan(OWN, replace(NODE, kernel=(5, 4))) if isinstance(e, TxChecksum)]
+    assert str(old).endswith("(Linux 5.4 gets the checksum wrong where packets are masqueraded)")
+
+
 def test_options_are_read_whatever_their_case() -> None:
     found = backend({"vni": 7, "PORT": 4789, "gbp": True, "LEARNING": True, "Directrouting": "true"})
     assert (found.vni, found.port, found.gbp, found.learning, found.direct_routing) == (7, 4789, True, True, True)
 
 
 @pytest.mark.parametrize(
-    "options", [{"VNI": 0}, {"VNI": 1 << 24}, {"Port": 65536}, {"MTU": -1}, {"DirectRoutin": True}]
+    "options",
+    [
+        {"VNI": 0},
+        {"VNI": 1 << 24},
+        {"Port": 65536},
+        {"MTU": -1},
+        {"DirectRoutin": True},
+        {"TxChecksum": "yes"},
+        {"TxChecksum": True},
+    ],
 )
 def test_a_wrong_option_is_an_error(options: dict[str, object]) -> None:
     found, errors, _ = read_backend(BackendConfig("vxlan", options), (4,), "test")

@@ -5,18 +5,23 @@ from pathlib import Path
 
 import pytest
 
-from flanneld_py.cli.cleanup import EVERYWHERE, _networks
+from flanneld_py.cli.cleanup import _networks, run
 from flanneld_py.daemon import rundir
-from flanneld_py.errors import FlannelError
+from flanneld_py.errors import FlannelError, UsageError
 
 
 def test_only_networks_of_subnet_env_are_searched(tmp_path: Path) -> None:
     path = tmp_path / "subnet.env"
-    assert _networks(path) == EVERYWHERE
+    assert _networks(path) == ()
     path.write_text("FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.7.1/24\n")
     assert [str(net) for net in _networks(path)] == ["10.5.0.0/16"]
     path.write_text("nonsense\n")
-    assert _networks(path) == EVERYWHERE
+    assert _networks(path) == ()
+
+
+def test_a_network_that_is_none_is_a_wrong_usage(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"--network 10\.5\.0\.1/16"):
+        run(["--dry-run", f"--subnet-file={tmp_path}/subnet.env", "--network", "10.5.0.1/16"])
 
 
 def test_one_at_a_time_may_hold_a_directory(tmp_path: Path) -> None:

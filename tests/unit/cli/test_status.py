@@ -50,6 +50,13 @@ def shown(tmp_path: Path, report: Report, capsys: pytest.CaptureFixture[str], *w
     return code, capsys.readouterr().out
 
 
+def test_what_is_asked_of_offloads_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = "tx-checksum off dev flannel.1 (a NAT lies between)"
+    code, text = shown(tmp_path, Report(replace(STATUS, offload=(line,)), (PEER,)), capsys)
+    assert code == READY
+    assert f"  offload    {line}" in text.splitlines()
+
+
 def test_a_daemon_that_is_well_is_shown_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, text = shown(tmp_path, Report(STATUS, (PEER,)), capsys)
     assert code == READY

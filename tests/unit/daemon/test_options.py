@@ -36,6 +36,14 @@ def test_defaults_are_upstream_s() -> None:
     assert (options.public_ip, options.public_ipv6) == (None, None)
 
 
+def test_where_probes_are_answered() -> None:
+    assert (parse().healthz_port, str(parse().healthz_ip)) == (0, "0.0.0.0")
+    options = parse("--healthz-port=8081", "--healthz-ip=::1")
+    assert (options.healthz_port, options.healthz_ip) == (8081, ip_address("::1"))
+    assert error("--healthz-port=65536") == "--healthz-port=65536: is not from 0 to 65535"
+    assert error("--healthz-ip=localhost").startswith("--healthz-ip='localhost': is not an IP address; ")
+
+
 @pytest.mark.parametrize("argv", [["-iface", "eth1"], ["--iface", "eth1"], ["-iface=eth1"], ["--iface=eth1"]])
 def test_every_spelling_of_a_flag(argv: list[str]) -> None:
     assert parse(*argv).iface == ("eth1",)
@@ -188,10 +196,7 @@ def test_no_error_repeats_a_secret(argv: list[str]) -> None:
 
 
 GIVEN_LATER = [
-    *("--kube-subnet-mgr", "--kube-api-url=http://x", "--healthz-port=1"),
-    *("--kube-annotation-prefix=flannel.alpha.coreos.com", "--kubeconfig-file=x"),
-    *("--net-config-path=x", "--vmodule=a=1"),
-    *("--set-node-network-unavailable=false", "--log_backtrace_at=a:1"),
+    *("--vmodule=a=1", "--log_backtrace_at=a:1"),
 ]
 
 
@@ -211,17 +216,41 @@ def test_a_flag_without_effect_is_refused(word: str) -> None:
 @pytest.mark.parametrize(
     "word",
     [
-        *("--kube-subnet-mgr=false", "--kube-api-url=", "--healthz-port=0", "--healthz-ip=127.0.0.1"),
-        *("--vmodule=", "--log_backtrace_at=", "--kubeconfig-file="),
+        *("--kube-subnet-mgr=false", "--kube-api-url=", "--healthz-port=0"),
+        *("--vmodule=", "--log_backtrace_at=", "--kubeconfig-file=", "--set-node-network-unavailable=true"),
     ],
 )
 def test_a_value_that_describes_what_happens_anyway_is_fine(word: str) -> None:
     assert parse(word) == parse()
 
 
+KUBE = ("--kube-api-url=http://x", "--kubeconfig-file=x", "--kube-annotation-prefix=a.b", "--net-config-path=x",
+        "--set-node-network-unavailable=false")  # fmt: skip
+
+
+@pytest.mark.parametrize("word", KUBE)
+def test_a_flag_for_kubernetes_needs_kubernetes(word: str) -> None:
+    assert error(word) == f"{word.partition('=')[0]}: leases are kept in etcd; give --kube-subnet-mgr too"
+    assert parse(word, "--kube-subnet-mgr") != parse("--kube-subnet-mgr")
+
+
+@pytest.mark.parametrize(
+    "url", ["10.0.0.1:6443", "ftp://x", "https://", "https://x:port", "https://x:99999", "https://[::1", "https://x:0"]
+)
+def test_an_api_address_that_is_none(url: str) -> None:
+    assert error("--kube-subnet-mgr", f"--kube-api-url={url}") == (
+        f"--kube-api-url={url!r}: is no address; such as https://10.0.0.1:6443"
+    )
+
+
+def test_an_api_address_with_a_password_is_not_repeated() -> None:
+    said = error("--kube-subnet-mgr", "--kube-api-url=https://me:hunter2@10.0.0.1")
+    assert said == "--kube-api-url: holds a user or a password; put them into a --kubeconfig-file"
+
+
 def test_a_variable_without_effect_is_refused_by_its_name() -> None:
-    assert error(FLANNELD_KUBE_SUBNET_MGR="true") == (
-        "FLANNELD_KUBE_SUBNET_MGR=true: this version keeps leases in etcd only; unset the variable"
+    assert error(FLANNELD_VMODULE="a=1") == (
+        "FLANNELD_VMODULE=a=1: this version has one log level for all; unset the variable"
     )
 
 
@@ -304,6 +333,16 @@ def test_usable_values() -> None:
     assert options.iface_regex == ("^(eth|en).*$",)
     assert options.etcd_password_file == Path("/etc/flanneld/password")
     assert (options.etcd_keyfile, options.etcd_certfile, options.etcd_cafile) == ("k", "c", "a")
+
+
+def test_arguments_for_the_installer_are_words_of_a_shell() -> None:
+    assert parse().install_cni is False
+    options = parse("--install-cni", "--install-cni-args=--bin-dir '/opt/cni bin'")
+    assert options.install_cni and options.install_cni_args == "--bin-dir '/opt/cni bin'"
+    with pytest.raises(UsageError, match=r"no closing quotation; write quotes as in a shell"):
+        parse("--install-cni", "--install-cni-args='")
+    with pytest.raises(UsageError, match=r"nothing is installed; give --install-cni"):
+        parse("--install-cni-args=--bundle")
 
 
 def test_packet_filter_flags_have_flannels_defaults() -> None:

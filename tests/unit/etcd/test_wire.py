@@ -3,8 +3,8 @@ import sys
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flanneld_py.etcd.backoff import Backoff
 from flanneld_py.etcd.wire import RANGE, TXN, WATCH, Delete, Find, Guard, Put, encode_txn, prefix_end, watch_request
+from flanneld_py.model.backoff import Backoff
 
 
 def test_no_code_of_etcd3_runs() -> None:

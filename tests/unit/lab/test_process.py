@@ -57,3 +57,16 @@ def test_last_lines_of_a_long_log(tmp_path: Path) -> None:
     log.write_text("".join(f"line {n}\n" for n in range(10000)))
     assert process.last_lines(log, 2) == ["line 9998", "line 9999"]
     assert process.last_lines(tmp_path / "none", 2) == []
+
+
+def test_a_server_holds_nothing_that_its_starter_was_given(tmp_path: Path) -> None:
+    """Such as the lock of a command that has ended meanwhile."""
+    reading, writing = os.pipe()
+    os.set_inheritable(writing, True)
+    server = process.start(["/bin/sleep", "60"], namespace=None, log=tmp_path / "log")
+    try:
+        os.close(writing)
+        assert os.read(reading, 1) == b""
+    finally:
+        os.close(reading)
+        process.end([server])

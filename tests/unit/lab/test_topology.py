@@ -6,16 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flanneld_py.errors import LabError, UsageError
-from flanneld_py.lab.topology import (
-    LabSpec,
-    Stack,
-    Topology,
-    Underlay,
-    parse_network,
-    parse_option,
-    spec_from_json,
-    spec_to_json,
-)
+from flanneld_py.lab.speccodec import parse_mapping, parse_network, parse_option, spec_from_json, spec_to_json
+from flanneld_py.lab.topology import Firewall, LabSpec, PortMapping, Stack, Topology, Underlay, Wiring
 from flanneld_py.model.config import parse_config
 
 specs = st.builds(
@@ -25,6 +17,8 @@ specs = st.builds(
     pods=st.integers(1, 50),
     stack=st.sampled_from(Stack),
     underlay=st.sampled_from(Underlay),
+    wiring=st.sampled_from(Wiring),
+    firewall=st.sampled_from(Firewall),
     backend_options=st.lists(st.tuples(st.text(min_size=1), st.one_of(st.text(), st.integers(), st.booleans()))).map(
         tuple
     ),
@@ -35,11 +29,13 @@ specs = st.builds(
 @given(specs)
 def test_names_addresses_and_macs_are_distinct(spec: LabSpec) -> None:
     topology = Topology(spec)
-    assert len(set(topology.namespaces)) == len(topology.namespaces) == 1 + spec.nodes * (1 + spec.pods)
-    addresses = [a.ip for n in topology.nodes for a in n.addresses] + [g.ip for k in topology.links for g in k.gateways]
+    assert len(set(topology.namespaces)) == len(topology.namespaces) == 2 + spec.nodes * (1 + spec.pods)
+    places = [*topology.nodes, topology.internet]
+    routers = [*topology.links, topology.internet]
+    addresses = [a.ip for place in places for a in place.addresses] + [g.ip for k in routers for g in k.gateways]
     assert len(set(addresses)) == len(addresses)
     assert len({node.mac for node in topology.nodes}) == spec.nodes
-    devices = [node.port for node in topology.nodes] + [link.name for link in topology.links]
+    devices = [node.port for node in topology.nodes] + [link.name for link in topology.links] + [topology.internet.port]
     assert len(set(devices)) == len(devices)
     assert all(len(name) < 16 for name in devices + [pod.veth for pod in topology.pods])
 
@@ -61,10 +57,22 @@ def test_record_with_networks_reads_back() -> None:
     spec = LabSpec(
         stack=Stack.DUAL,
         networks=(ip_network("10.1.0.0/16"), ip_network("fd11::/56")),
+        firewall=Firewall.NFT,
+        published=(PortMapping("pod1-1", 8080, 80), PortMapping("pod2-1", 8080, 443)),
         go_nodes=(2,),
         go_binary="/usr/bin/flanneld",
     )
     assert spec_from_json(json.loads(json.dumps(spec_to_json(spec)))) == spec
+
+
+def test_internet_is_outside_of_everything() -> None:
+    topology = Topology(LabSpec(stack=Stack.DUAL))
+    inner = (*topology.networks, *topology.underlays)
+    assert [str(a) for a in topology.internet.addresses] == ["203.0.113.10/24", "2001:db8:203:113::a/64"]
+    for address, gateway in zip(topology.internet.addresses, topology.internet.gateways, strict=True):
+        assert gateway.network == address.network and gateway.ip != address.ip
+        assert not any(net.version == address.version and address.network.overlaps(net) for net in inner)
+    assert topology.namespace("internet") == "lab-internet"
 
 
 def test_routed_underlay_puts_two_nodes_on_a_link() -> None:
@@ -103,7 +111,12 @@ def test_net_config_is_what_the_daemon_takes(stack: Stack) -> None:
 def test_net_config_turns_to_nftables_with_go_nodes() -> None:
     config = json.loads(Topology(LabSpec(go_nodes=(1,), go_binary="/bin/flanneld")).net_config())
     assert config["EnableNFTables"] is True
-    assert "EnableNFTables" not in json.loads(Topology(LabSpec()).net_config())
+
+
+@pytest.mark.parametrize("firewall", list(Firewall))
+def test_net_config_names_the_packet_filter(firewall: Firewall) -> None:
+    config = json.loads(Topology(LabSpec(firewall=firewall)).net_config())
+    assert config.get("EnableNFTables", False) is (firewall is Firewall.NFT)
 
 
 @pytest.mark.parametrize(
@@ -119,6 +132,13 @@ def test_net_config_turns_to_nftables_with_go_nodes() -> None:
         ({"networks": (ip_network("10.0.0.0/16"), ip_network("10.1.0.0/16"))}, "one network of each family"),
         ({"go_nodes": (4,), "go_binary": "/x"}, "--go-node 4"),
         ({"go_nodes": (1,)}, "no Go flanneld"),
+        ({"go_nodes": (1,), "go_binary": "/x", "firewall": Firewall.IPTABLES}, "choose --firewall nft"),
+        ({"networks": (ip_network("203.0.113.0/25"),)}, "internet"),
+        ({"published": (PortMapping("pod4-1", 80, 80),)}, "pod4-1:80:80: there is no such pod"),
+        ({"published": (PortMapping("pod1-1", 0, 80),)}, "between 1 and 65535"),
+        ({"published": (PortMapping("pod1-1", 80, 65536),)}, "between 1 and 65535"),
+        ({"published": (PortMapping("pod1-1", 80, 1), PortMapping("pod1-2", 80, 2))}, "given to another pod"),
+        ({"published": (PortMapping("pod1-1", 80, 80),), "wiring": Wiring.PLAIN}, "only the CNI plugins map ports"),
     ],
 )
 def test_spec_refuses(fields: dict[str, object], words: str) -> None:
@@ -154,6 +174,20 @@ def test_parse_option(text: str, option: tuple[str, object]) -> None:
 def test_parse_option_refuses(text: str) -> None:
     with pytest.raises(UsageError, match="KEY=VALUE"):
         parse_option(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "mapping"),
+    [("pod1-1:8080:80", PortMapping("pod1-1", 8080, 80)), ("pod2-1:53", PortMapping("pod2-1", 53, 53))],
+)
+def test_parse_mapping(text: str, mapping: PortMapping) -> None:
+    assert parse_mapping(text) == mapping
+
+
+@pytest.mark.parametrize("text", ["", "8080:80", "pod1-1", "pod1-1:a:b", "pod1-1:1:2:3", "pod1-1:-1:80", "pod1-1:٣:80"])
+def test_parse_mapping_refuses(text: str) -> None:
+    with pytest.raises(UsageError):
+        LabSpec(published=(parse_mapping(text),))
 
 
 def test_parse_network_refuses_host_bits() -> None:

@@ -172,3 +172,21 @@ def test_no_message_shows_a_secret() -> None:
 )
 def test_show_is_one_short_line(value: object, text: str) -> None:
     assert show(value) == text
+
+
+@pytest.mark.parametrize(
+    ("raw", "value", "words"),
+    [
+        ({}, "auto", ""),
+        ({"Mode": None}, "auto", ""),
+        ({"mode": "OFF"}, "off", ""),
+        ({"Mode": "maybe"}, "auto", 'here: Mode = "maybe": is unknown; write one of auto, on, off'),
+        ({"Mode": ""}, "auto", "is unknown"),
+        ({"Mode": True}, "auto", "is not a text"),
+        ({"Mode": ["on"]}, "auto", "is not a text"),
+    ],
+)
+def test_one_of_takes_a_choice_in_any_case(raw: dict[str, object], value: str, words: str) -> None:
+    fields = read(**raw)
+    assert fields.one_of("Mode", ("auto", "on", "off")) == value
+    assert [words in str(error) for error in fields.errors] == ([True] if words else [])

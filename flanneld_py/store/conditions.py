@@ -1,15 +1,27 @@
-"""One condition out of three: etcd is away, it refuses us, or there is no configuration in it."""
+"""One condition out of three: the store is away, it refuses us, or what we wait for is not in it."""
+
+from typing import Protocol
 
 from flanneld_py.errors import AccessDenied
-from flanneld_py.etcd.verdict import Trouble
 from flanneld_py.store.base import Condition, Report
 
 
-class Conditions:
-    """Reports the gravest condition that holds, whenever that changes."""
+class Trouble(Protocol):
+    """Why nobody serves us, in words for an operator, and what mends it."""
 
-    def __init__(self, report: Report) -> None:
+    @property
+    def message(self) -> str: ...
+
+    @property
+    def hint(self) -> str | None: ...
+
+
+class Conditions:
+    """Reports the gravest condition that holds, whenever that changes. `well`: the words for none."""
+
+    def __init__(self, report: Report, well: str = "etcd answers") -> None:
         self._report = report
+        self._well = Condition(True, well)
         self._away: Condition | None = None
         self._denied: Condition | None = None
         self._missing: Condition | None = None
@@ -28,7 +40,7 @@ class Conditions:
         self._tell()
 
     def _tell(self) -> None:
-        now = self._away or self._denied or self._missing or Condition(True, "etcd answers")
+        now = self._away or self._denied or self._missing or self._well
         if now != self._last:
             self._last = now
             self._report(now)

@@ -1,7 +1,7 @@
 from flanneld_py.errors import AccessDenied
 from flanneld_py.etcd.verdict import Trouble
 from flanneld_py.store.base import Condition
-from flanneld_py.store.etcd_report import Conditions
+from flanneld_py.store.conditions import Conditions
 
 MISSING = Condition(False, "no configuration", "put one")
 
