@@ -54,6 +54,7 @@ class Options:
     ip_blackhole_route: bool
     packet_filter: str
     fix_foreign_forward: bool
+    cni_resident: bool
     healthz_ip: Addr
     healthz_port: int
     """0: no probes are answered."""
@@ -203,6 +204,7 @@ def _options(given: _Settings, *, help_: bool = False, version: bool = False) ->
         ip_blackhole_route=given.boolean("ip-blackhole-route"),
         packet_filter=_one_of(given, "packet-filter", WISHES),
         fix_foreign_forward=given.boolean("fix-foreign-forward"),
+        cni_resident=given.boolean("cni-resident"),
         healthz_ip=_healthz_ip(given),
         healthz_port=given.integer("healthz-port", 0, 65535),
         kube_subnet_mgr=given.boolean("kube-subnet-mgr"),

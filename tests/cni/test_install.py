@@ -206,6 +206,14 @@ def test_named_interpreter_runs_the_plugin(host: Host) -> None:
     assert "1.1.0" in program.supported_versions(host.bin / "flannel")
 
 
+def test_resident_entry_is_the_launcher_and_goes_back_to_a_script(host: Host) -> None:
+    before = set(host.bin.iterdir())
+    for arguments, begin in ((["--resident"], b"\x7fELF"), ([], b"#!"), (["--resident"], b"\x7fELF")):
+        assert host.run(*arguments) == 0 and (host.bin / "flannel").read_bytes().startswith(begin)
+        assert (host.bin / "flannel.d").is_symlink() == bool(arguments)
+    assert host.run("--uninstall") == 0 and set(host.bin.iterdir()) == before
+
+
 def test_program_that_does_not_run_does_not_replace_the_one_before(host: Host) -> None:
     host.run()
     before = (host.bin / "flannel").read_bytes()
