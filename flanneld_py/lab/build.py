@@ -230,7 +230,7 @@ def _build_machines(lab: Lab, started: Callable[[str, Process], None], progress:
         progress.step(f"applying {topology.spec.manifest}")
         machines.apply(topology, directory, Path(topology.spec.manifest))
     machines.wait_ready(servers.control.api, nodes, progress)
-    lab.save(replace(lab.record, pods=machines.run_pods(servers.control.api, nodes, directory, progress)))
+    lab.save(replace(lab.record, pods=machines.run_pods(servers.control.api, nodes, progress)))
     _wait_for_routes(lab, progress)
 
 

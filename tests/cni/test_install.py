@@ -60,6 +60,13 @@ def test_default_is_the_deployed_file() -> None:
     assert portmap == {"type": "portmap", "capabilities": {"portMappings": True}}
 
 
+@pytest.mark.parametrize("path", sorted(DEPLOYED.parent.glob("*.conflist")), ids=lambda path: path.name)
+def test_deployed_conflists_are_accepted(host: Host, path: Path) -> None:
+    (host.bin / "bandwidth").symlink_to(REAL_PLUGINS / "bandwidth")
+    assert host.run("--conf", path) == 0
+    assert host.conflist.read_bytes() == path.read_bytes()
+
+
 def test_installs_a_program_that_runs_and_the_conflist(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
     assert host.run() == 0
     assert host.conflist.read_text() == conflist.DEFAULT
