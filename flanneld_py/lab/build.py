@@ -310,7 +310,7 @@ def _docker_pods(lab: Lab, _crew: Crew, progress: Progress) -> Iterator[PodAddre
     for node in lab.topology.nodes:
         containerd = docker.start_containerd(lab.directory, node, progress)
         lab.save(lab.record.with_process(docker.containerd_name(node), containerd))
-        dockerd = docker.start_dockerd(lab.directory, node, progress)
+        dockerd = docker.start_dockerd(lab.directory, node, progress, firewall=lab.topology.spec.firewall)
         lab.save(lab.record.with_process(docker.server_name(node), dockerd))
         yield docker.run_pods(lab.directory, node)
 
