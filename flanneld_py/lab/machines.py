@@ -74,10 +74,11 @@ def wait_ready(api: Api, nodes: Iterable[Node], progress: Progress) -> None:
 
 
 def apply(topology: Topology, directory: LabDirectory, file: Path) -> None:
-    """kubectl apply. LabError with its words if it refuses."""
-    done = kubectl(topology, directory, "apply", "-f", str(file))
+    """kubectl apply, of a kustomization if it is a directory. LabError with kubectl's words if it refuses."""
+    kind = "-k" if file.is_dir() else "-f"
+    done = kubectl(topology, directory, "apply", kind, str(file))
     if done.returncode != 0:
-        raise LabError(f"kubectl apply -f {file}: {done.stderr.strip()}")
+        raise LabError(f"kubectl apply {kind} {file}: {done.stderr.strip()}")
 
 
 def kubectl(topology: Topology, directory: LabDirectory, *words: str) -> "subprocess.CompletedProcess[str]":
