@@ -1,19 +1,18 @@
 """`flannel install`: what is put where, what is refused, what is reported, and how it is taken away."""
 
-import ctypes
 import json
 import os
 import shutil
 import stat
-import struct
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
 from cni_plugin import conflist, install, place, program
+from tests.cni.inotify import Inotify
 from tests.cni.node import REAL_PLUGINS, link_real_plugins
 
 DEPLOYED = Path(__file__).parents[2] / "deploy" / "cni" / conflist.FILE_NAME
@@ -337,30 +336,6 @@ def test_conflist_never_comes_without_the_program(host: Host, capsys: pytest.Cap
     (host.bin / "flannel").mkdir()
     assert host.run() == 1
     assert str(host.bin / "flannel") in capsys.readouterr().err and not host.conflist.exists()
-
-
-class Inotify:
-    """What a runtime that watches a directory is told: (event, name). Names of events as in inotify(7)."""
-
-    EVENTS: ClassVar = {0x2: "MODIFY", 0x40: "MOVED_FROM", 0x80: "MOVED_TO", 0x200: "DELETE"}
-
-    def __init__(self, *folders: Path) -> None:
-        libc = ctypes.CDLL(None, use_errno=True)
-        self.fd = libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
-        mask = sum(self.EVENTS)
-        self.folders = {libc.inotify_add_watch(self.fd, str(folder).encode(), mask): folder for folder in folders}
-        assert -1 not in self.folders
-
-    def read(self) -> list[tuple[str, Path]]:
-        data = os.read(self.fd, 1 << 20)
-        found = []
-        while data:
-            watch, mask, _, size = struct.unpack_from("iIII", data)
-            name = data[16 : 16 + size].rstrip(b"\0").decode()
-            if mask in self.EVENTS:
-                found.append((self.EVENTS[mask], self.folders[watch] / name))
-            data = data[16 + size :]
-        return found
 
 
 def test_runtimes_that_watch_are_told_at_the_right_moment(host: Host) -> None:
