@@ -116,9 +116,11 @@ def _control_plane() -> Iterator[tuple[ControlPlane, Path]]:
         (folder / "net-conf.json").write_text(json.dumps({"Network": str(NETWORK), "Backend": {"Type": "vxlan"}}))
         yield control, folder
     finally:
-        control.down()
-        remove_namespace(SPACE)
-        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            control.down()
+        finally:
+            remove_namespace(SPACE)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _plug() -> None:
