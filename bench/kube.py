@@ -32,7 +32,6 @@ SPACE = "bench-kube"
 OWN = "node-0"
 DEADLINE_S = 120.0
 POLL_S = 0.005
-IDLE_S = 5.0
 IMAGES = 25
 PREFIX = "flannel.alpha.coreos.com/"
 
@@ -56,6 +55,7 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--memory", type=int, default=50, metavar="MIB")
     parser.add_argument("--cpus", type=float, default=0.1, help="0: without a limit alone")
+    parser.add_argument("--idle", type=float, default=20.0, metavar="SECONDS", help="for how long to look at it after")
     args = parser.parse_args(argv)
     build.require_root("python -m bench kube")
     figures: list[Figure] = []
@@ -65,7 +65,7 @@ def run(argv: Sequence[str]) -> int:
             _add_nodes(control.api, known, count)
             known = count
             for cpus in (args.cpus, None) if args.cpus else (None,):
-                starts = [_start(control, folder, count, args.memory, cpus) for _ in range(args.rounds)]
+                starts = [_start(control, folder, count, args, cpus) for _ in range(args.rounds)]
                 figures += _figures(count, cpus, args.memory, starts)
     print(render(figures))
     return 0
@@ -81,7 +81,7 @@ def _figures(count: int, cpus: float | None, memory_mib: int, starts: Sequence[S
         Figure(f"{where}: memory that must fit", "MiB", [one.anonymous_mib for one in starts], memory_mib),
         Figure(f"{where}: peak, files and kernel included", "MiB", [one.peak_mib for one in starts], memory_mib),
         Figure(f"{where}: RSS", "MiB", [one.rss_mib for one in starts]),
-        Figure(f"{where}: idle for {IDLE_S:g} s", "% CPU", [one.idle_percent for one in starts]),
+        Figure(f"{where}: after that", "% CPU", [one.idle_percent for one in starts]),
     ]
 
 
@@ -161,12 +161,12 @@ def _node(number: int) -> dict[str, object]:
     }
 
 
-def _start(control: ControlPlane, folder: Path, count: int, memory_mib: int, cpus: float | None) -> Start:
+def _start(control: ControlPlane, folder: Path, count: int, args: argparse.Namespace, cpus: float | None) -> Start:
     """Start the daemon as on a node that never ran one, wait for all peers, look at it, and end it."""
     inside(SPACE, _unplug)
     run_dir = folder / "run"
     shutil.rmtree(run_dir, ignore_errors=True)
-    with limited(f"bench-kube-{time.time_ns()}", memory_mib=memory_mib, cpus=cpus) as group:
+    with limited(f"bench-kube-{time.time_ns()}", memory_mib=args.memory, cpus=cpus) as group:
         command = python_module("flanneld_py", "--kube-subnet-mgr", f"--net-config-path={folder / 'net-conf.json'}")
         command += [f"--kubeconfig-file={control.site.kubeconfig('flannel')}", f"--subnet-file={run_dir}/subnet.env"]
         environ = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "NODE_NAME": OWN}
@@ -175,7 +175,7 @@ def _start(control: ControlPlane, folder: Path, count: int, memory_mib: int, cpu
         daemon = process.start(group.joining(command), namespace=SPACE, log=log, env=environ)
         try:
             ready_s = _until_ready(daemon, group, run_dir / "status.json", count - 1, begin, log)
-            return _look(daemon, group, ready_s)
+            return _look(daemon, group, ready_s, args.idle)
         finally:
             process.end([daemon])
 
@@ -195,10 +195,10 @@ def _until_ready(daemon: Process, group: Group, status: Path, peers: int, begin:
         time.sleep(POLL_S)
 
 
-def _look(daemon: Process, group: Group, ready_s: float) -> Start:
+def _look(daemon: Process, group: Group, ready_s: float, idle_s: float) -> Start:
     spent_s, throttled_s = cpu_s(daemon.pid), group.throttled_s()
-    time.sleep(IDLE_S)
-    idle = (cpu_s(daemon.pid) - spent_s) / IDLE_S * 100
+    time.sleep(idle_s)
+    idle = (cpu_s(daemon.pid) - spent_s) / idle_s * 100
     return Start(ready_s, spent_s, rss_mib(daemon.pid), group.anonymous_mib(), group.peak_mib(), throttled_s, idle)
 
 

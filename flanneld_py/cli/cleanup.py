@@ -23,6 +23,7 @@ from flanneld_py.model.net import Net
 from flanneld_py.model.subnetenv import parse_subnet_env
 from flanneld_py.netfilter.applier import PacketFilter
 from flanneld_py.netlink.applier import NetlinkApplier
+from flanneld_py.pods import exchange
 from flanneld_py.reconcile.applier import Dispatcher
 from flanneld_py.reconcile.diff import diff
 
@@ -50,7 +51,7 @@ def run(argv: Sequence[str]) -> int:
     with rundir.hold(subnet_file.parent):
         scope = Scope(networks, frozenset(), link_alias(subnet_file), instance=rundir.instance(subnet_file))
         ops, kept, failures = asyncio.run(_remove(scope, subnet_file.parent, dry_run=args.dry_run))
-        names = (subnet_file.name, board.FILE, control.FILE, supervisor.SOCKET)
+        names = (subnet_file.name, board.FILE, control.FILE, exchange.SOCKET, supervisor.SOCKET)
         files = [path for path in map(subnet_file.with_name, names) if path.exists()]
         _print(ops, files, failures, dry_run=args.dry_run)
         if not args.dry_run and not failures:

@@ -29,6 +29,7 @@ from flanneld_py.daemon.leasekeeper import LeaseKeeper
 from flanneld_py.daemon.leasewatch import follow_leases
 from flanneld_py.daemon.options import Options, describe
 from flanneld_py.daemon.overlay import Overlay
+from flanneld_py.daemon.podserver import serving_pods
 from flanneld_py.daemon.probes import answering_probes
 from flanneld_py.daemon.rules import POD_DEVICE, RuleWatch, Watched, devices_of
 from flanneld_py.daemon.setup import Setup, follow_config, prepare
@@ -73,6 +74,7 @@ async def serve(options: Options, environ: Mapping[str, str]) -> None:
         try:
             async with (
                 listening(options.subnet_file.parent, {"status": board.report}),
+                serving_pods(options.subnet_file, wanted=options.cni_resident),
                 answering_probes(options, lambda: board.status),
             ):
                 await _run(options, environ, identity, board)

@@ -50,6 +50,7 @@ FLAGS: Final = (
     Flag("ip-blackhole-route", False, "drop traffic for addresses of the own subnet that no pod has"),
     Flag("net-config-path", "/etc/kube-flannel/net-conf.json", "network configuration, with --kube-subnet-mgr", "FILE"),
     Flag("set-node-network-unavailable", True, "clear the node's condition NetworkUnavailable when ready"),
+    Flag("cni-resident", True, "connect pods in the daemon when the CNI plugin asks, which is faster"),
     Flag("v", 0, "how much to log, 0 to 10", "LEVEL"),
     Flag("vmodule", "", "how much to log, by source file", "PATTERN=LEVEL,..."),
     Flag("log_backtrace_at", "", "log a stack trace at this line", "FILE:LINE"),

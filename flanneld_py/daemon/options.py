@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import TypeVar, cast
-from urllib.parse import urlsplit
 
 from flanneld_py.daemon.flags import Flag, Given, Setting, Value, parse_flags
 from flanneld_py.daemon.flagtable import ETCD_FLAGS, FLAGS, KUBE_FLAGS, LATER
 from flanneld_py.errors import UsageError
 from flanneld_py.etcd.endpoints import parse_endpoint
 from flanneld_py.firewall.engine import WISHES
+from flanneld_py.kube.address import parse_api_url
 from flanneld_py.model.extiface import compile_pattern
 from flanneld_py.model.net import Addr
 
@@ -54,6 +54,7 @@ class Options:
     ip_blackhole_route: bool
     packet_filter: str
     fix_foreign_forward: bool
+    cni_resident: bool
     healthz_ip: Addr
     healthz_port: int
     """0: no probes are answered."""
@@ -203,6 +204,7 @@ def _options(given: _Settings, *, help_: bool = False, version: bool = False) ->
         ip_blackhole_route=given.boolean("ip-blackhole-route"),
         packet_filter=_one_of(given, "packet-filter", WISHES),
         fix_foreign_forward=given.boolean("fix-foreign-forward"),
+        cni_resident=given.boolean("cni-resident"),
         healthz_ip=_healthz_ip(given),
         healthz_port=given.integer("healthz-port", 0, 65535),
         kube_subnet_mgr=given.boolean("kube-subnet-mgr"),
@@ -252,23 +254,11 @@ def _endpoints(given: _Settings) -> tuple[str, ...]:
 
 
 def _api_url(given: _Settings) -> str | None:
-    """What may stand in logs and in `ps`: no password."""
     url = given.optional("kube-api-url")
-    if url is None:
-        return None
     try:
-        parts = urlsplit(url)
-        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        good = False
-    if "@" in url:
-        reason = f"{given.origin('kube-api-url')}: holds a user or a password"
-        raise UsageError(reason, hint="put them into a --kubeconfig-file")
-    if not good:
-        raise UsageError(
-            f"{given.origin('kube-api-url')}={url[:60]!a}: is no address", hint="such as https://10.0.0.1:6443"
-        )
-    return url
+        return None if url is None else parse_api_url(url)
+    except UsageError as err:
+        raise UsageError(f"{given.origin('kube-api-url')}: {err.message}", hint=err.hint) from None
 
 
 def _prefix(given: _Settings) -> str:

@@ -76,7 +76,7 @@ async def prepare(options: Options, identity: NodeIdentity, opened: Opened, sock
 async def _configuration(store: LeaseStore, board: Board) -> tuple[NetworkConfig, Backend]:
     """All that is wrong is said in the log; the first of it is raised."""
     board.at(Stage.CONFIG)
-    checked = judge(await store.config(), store.describe())
+    checked = judge(await store.config(), store.config_source())
     for warning in checked.warnings:
         log.warning("%s", warning)
     board.update(warnings=checked.warnings)
@@ -115,7 +115,7 @@ async def follow_config(store: LeaseStore, running: NetworkConfig, board: Board)
     """Say what a configuration that differs from the `running` one will do; it applies at the next start."""
     async with aclosing(store.watch_config()) as texts:
         async for text in texts:
-            judged = judge(text, store.describe())
+            judged = judge(text, store.config_source())
             pending: str | None = None
             if judged.config == running:
                 log.info("the network configuration is again the one that runs")

@@ -124,6 +124,9 @@ def judge_line(line: str, packet: Packet, chains: Container[str]) -> Judged:
         elif word == "-m" and words[:1] == ["comment"]:
             held = True
             del words[:3]
+        elif word == "-m" and words[1:2] in (["--ctstate"], ["--state"]):
+            held = "NEW" in words[2].split(",")
+            del words[:3]
         elif word in ("-j", "-g"):
             return matches, _line_verdict(word, words[0], chains)
         if held is not None and held is negated:

@@ -21,6 +21,11 @@ _HOST32 = Struct("=I")
 _META_MARK, _META_IIFNAME, _META_OIFNAME, _META_NFPROTO = 3, 6, 7, 15
 _CT_STATE = 0
 _NEW = 1 << 3  # NF_CT_STATE_BIT(IP_CT_NEW), include/uapi/linux/netfilter/nf_conntrack_common.h
+_CONNTRACK = Struct("=HHH")
+_CONNTRACK_FLAGS = 146
+"""Where match_flags, invert_flags and state_mask are in struct xt_conntrack_mtinfo2 and 3 (xt_conntrack.h)."""
+_CONNTRACK_STATE, _CONNTRACK_ALIAS = 1, 1 << 13
+"""What is looked at: the state alone; and that the rule was written as `-m state`, which changes nothing."""
 _NETWORK_HEADER = 1
 _ADDRESSES = {4: (12, 4), 6: (8, 16)}
 """Where the source is in the header, and its bytes; the destination follows."""
@@ -66,7 +71,7 @@ class Judge:
             case "cmp":
                 return _compared(registers.get(number(attrs, 1)), attrs)
             case "match":
-                return True if attrs.get(1, b"").rstrip(b"\0") == b"comment" else None
+                return _xt_match(attrs.get(1, b"").rstrip(b"\0"), number(attrs, 2), attrs.get(3, b""))
             case _ if name in _CONDITIONS:
                 return None
         return True
@@ -97,6 +102,19 @@ def _verdict(step: Expression, attrs: dict[int, bytes]) -> Verdict | None:
     if step.name == "immediate" and number(attrs, 1) == 0:
         found = decode_verdict(attributes(attrs.get(2, b"")))
         return (_VERDICTS[found[0]], found[1]) if found is not None and found[0] in _VERDICTS else None
+    return None
+
+
+def _xt_match(name: bytes, revision: int, info: bytes) -> bool | None:
+    """One of iptables' own matches, for the first packet of a connection."""
+    if name == b"comment":
+        return True
+    if name == b"state" and len(info) >= 4:
+        return bool(_HOST32.unpack_from(info)[0] & _NEW)
+    if name == b"conntrack" and revision >= 2 and len(info) >= _CONNTRACK_FLAGS + _CONNTRACK.size:
+        asked, inverted, states = _CONNTRACK.unpack_from(info, _CONNTRACK_FLAGS)
+        if asked & ~_CONNTRACK_ALIAS == _CONNTRACK_STATE:
+            return bool(states & _NEW) is not bool(inverted & _CONNTRACK_STATE)
     return None
 
 

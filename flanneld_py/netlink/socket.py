@@ -61,8 +61,10 @@ class NetlinkSocket:
         groups: Iterable[int] = (),
         receive_bytes: int = _RECEIVE_BYTES,
         protocol: int = socket.NETLINK_ROUTE,
+        given: socket.socket | None = None,
     ) -> None:
-        self._socket = in_netns(netns, lambda: open_socket(groups, receive_bytes, protocol=protocol))
+        """`given`: an open netlink socket of whatever namespace, which is ours from here on."""
+        self._socket = given or in_netns(netns, lambda: open_socket(groups, receive_bytes, protocol=protocol))
         self._buffer = bytearray(_DATAGRAM_BYTES)
         self._view = memoryview(self._buffer)
         self._next = 1

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cni_plugin import bundle, conflist, install, program
+from cni_plugin import bundle, conflist, install, launcher, program
 from tests.cni.bare import BIN, CONF, BareNode, add_plugin
 from tests.cni.node import NOTHING, PodMaker, link_real_plugins
 from tests.netns.space import Namespace
@@ -302,7 +302,7 @@ def test_folder_with_something_in_it_is_left_alone(tmp_path: Path, capsys: pytes
 def test_launcher_compiles_without_a_warning(tmp_path: Path) -> None:
     warnings = ["-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror"]
     sanitized = ["-fsanitize=address,undefined", "-g", "-O1", "-std=c11", "-D_GNU_SOURCE"]
-    command = [os.environ.get("CC", "cc"), *sanitized, *warnings, "-o", tmp_path / "flannel", bundle.LAUNCHER]
+    command = [os.environ.get("CC", "cc"), *sanitized, *warnings, "-o", tmp_path / "flannel", *launcher.SOURCES]
     subprocess.run(command, check=True)
     folder = tmp_path / "flannel.d"
     folder.mkdir()

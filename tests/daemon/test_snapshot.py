@@ -16,6 +16,7 @@ from flanneld_py.daemon.app import _overlay
 from flanneld_py.daemon.board import Board
 from flanneld_py.daemon.options import parse_options
 from flanneld_py.daemon.setup import prepare
+from flanneld_py.daemon.stores import Opened
 from flanneld_py.host.identity import read_identity
 from flanneld_py.lab import wiring
 from flanneld_py.lab.namespaces import inside
@@ -93,8 +94,9 @@ def test_nothing_is_reconciled_before_the_peers_are_known(
         options = parse_options([f"--subnet-file={tmp_path}/subnet.env", "--iface=eth0"], {})
         board = Board(tmp_path, Status(Stage.STARTING, time.time(), os.getpid(), "0", "node1"), notify_socket=None)
         with NetlinkSocket() as sock:
-            setup = await prepare(options, read_identity("0"), store, sock, board)
-            task = asyncio.create_task(_overlay(options, setup, store, sock, board))  # type: ignore[arg-type]
+            opened = Opened(store)  # type: ignore[arg-type]
+            setup = await prepare(options, read_identity("0"), opened, sock, board)
+            task = asyncio.create_task(_overlay(options, setup, opened, sock, board))
             await store.asked.wait()
             for _ in range(20):
                 await asyncio.sleep(0)  # every task of the daemon has begun

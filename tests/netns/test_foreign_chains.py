@@ -61,6 +61,13 @@ PASSING = {
         "{iptables} -P FORWARD DROP; {iptables} -N MINE; {iptables} -A FORWARD -j MINE; "
         "{iptables} -A MINE -m comment --comment 'all of it' -s 10.244.0.0/16 -j ACCEPT"
     ),
+    "iptables with an acceptance of what is new": (
+        "{iptables} -P FORWARD DROP; {iptables} -A FORWARD -m conntrack --ctstate NEW,ESTABLISHED -j ACCEPT"
+    ),
+    "iptables with a reject of what is not new": (
+        "{iptables} -A FORWARD -m conntrack ! --ctstate NEW -j REJECT; {iptables} -A FORWARD -m state --state INVALID "
+        "-j DROP"
+    ),
     "docker's way for its own bridge": (
         "{iptables} -N DOCKER; {iptables} -A FORWARD -o docker0 -j DOCKER; {iptables} -A DOCKER -j DROP; "
         "{iptables} -A FORWARD -i docker0 ! -o docker0 -j DROP"
@@ -110,8 +117,10 @@ DROPPING = {
     "docker": (
         "{iptables} -P FORWARD DROP; {iptables} -N DOCKER-USER; {iptables} -A FORWARD -j DOCKER-USER; "
         "{iptables} -A DOCKER-USER -j RETURN; {iptables} -A FORWARD -o docker0 -m conntrack --ctstate "
-        "RELATED,ESTABLISHED -j ACCEPT; {iptables} -A FORWARD -i docker0 ! -o docker0 -j ACCEPT",
-        "or {iptables} -I DOCKER-USER -s 10.244.0.0/16 -j ACCEPT, and the same with -d",
+        "RELATED,ESTABLISHED -j ACCEPT; {iptables} -A FORWARD -m state --state ESTABLISHED -j ACCEPT; "
+        "{iptables} -A FORWARD -i docker0 ! -o docker0 -j ACCEPT",
+        "drops packets of pods: its policy is drop, and no rule accepts them; start flanneld with "
+        "--fix-foreign-forward, or {iptables} -I DOCKER-USER -s 10.244.0.0/16 -j ACCEPT, and the same with -d",
     ),
 }
 

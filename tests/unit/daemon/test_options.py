@@ -239,7 +239,7 @@ def test_a_flag_for_kubernetes_needs_kubernetes(word: str) -> None:
 )
 def test_an_api_address_that_is_none(url: str) -> None:
     assert error("--kube-subnet-mgr", f"--kube-api-url={url}") == (
-        f"--kube-api-url={url!r}: is no address; such as https://10.0.0.1:6443"
+        f"--kube-api-url: {url!r} is no address; such as https://10.0.0.1:6443"
     )
 
 
