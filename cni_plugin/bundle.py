@@ -39,6 +39,7 @@ def build(python: str, target: Path) -> None:
         add_ours(python, folder)
         _add_interpreter(python, folder)
         program.supported_versions(made / program.NAME)
+        _run(made / program.NAME, "install", "--help")  # most of what it has of the standard library is for this
         made.replace(target)
     finally:
         shutil.rmtree(made, ignore_errors=True)

@@ -5,12 +5,13 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cni_plugin import bundle, conflist, install, launcher, program
+from cni_plugin import bundle, closure, conflist, install, launcher, program
 from tests.cni.bare import BIN, CONF, BareNode, add_plugin
 from tests.cni.node import NOTHING, PodMaker, link_real_plugins
 from tests.netns.space import Namespace
@@ -186,6 +187,25 @@ def test_every_module_that_is_named_in_ours_is_there(built: Path) -> None:
     count, files = done.stdout.splitlines()
     assert int(count) > 20
     assert [file for file in files.split() if not file.startswith(str(folder))] == []
+
+
+def test_module_that_puts_another_into_its_place_is_part_of_the_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """collections.abc is one since Python 3.13."""
+    package = tmp_path / "alias_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "alias.py").write_text("import sys, math\nsys.modules[__name__] = math\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        assert import_module("alias_package.alias") is import_module("math")
+        names = {spec.name: spec.origin for spec in closure.loaded()}
+    finally:
+        for name in ("alias_package", "alias_package.alias"):
+            sys.modules.pop(name, None)
+    assert names["alias_package.alias"] == str(package / "alias.py")
+    assert "os.path" not in names  # the name of a module that is there under another
 
 
 def test_runs_from_where_it_is_moved_to_and_through_a_link(built: Path, tmp_path: Path) -> None:
