@@ -196,7 +196,7 @@ def decode_generation(message: Message) -> int:
 def decode_expressions(data: bytes) -> Iterator[Expression]:
     offset = 0
     while offset < len(data):
-        length, _ = ATTR.unpack_from(data, offset)
+        length = ATTR.unpack_from(data, offset)[0] if len(data) - offset >= ATTR.size else 0
         if length < ATTR.size or offset + length > len(data):
             raise ValueError(f"nft expression claims {length} of {len(data) - offset} bytes")
         attrs = attributes(data[offset + ATTR.size : offset + length])
@@ -215,7 +215,7 @@ def decode_verdict(attrs: dict[int, bytes]) -> tuple[int, str] | None:
     if 2 not in attrs:
         return None
     inner = attributes(attrs[2])
-    return _SIGNED_BE32.unpack(inner.get(1, bytes(4)))[0], _text(inner, 2)
+    return int.from_bytes(inner.get(1, b""), "big", signed=True), _text(inner, 2)
 
 
 def read_comment(attrs: dict[int, bytes]) -> str:
@@ -233,7 +233,7 @@ def _hook(attrs: dict[int, bytes]) -> BaseHook | None:
     if 4 not in attrs:
         return None
     where = attributes(attrs[4])
-    priority = _SIGNED_BE32.unpack(where.get(2, bytes(4)))[0]
+    priority = int.from_bytes(where.get(2, b""), "big", signed=True)
     return BaseHook(number(where, 1), priority, _text(attrs, 7), number(attrs, 5, NF_ACCEPT) == NF_DROP)
 
 
