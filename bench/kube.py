@@ -32,9 +32,19 @@ SPACE = "bench-kube"
 OWN = "node-0"
 DEADLINE_S = 120.0
 POLL_S = 0.005
-IDLE_S = 5.0
 IMAGES = 25
+BOUND_NODES = 1000
+"""How many must fit into what published manifests give; what more of them need is shown."""
+LARGE_MIB = 256
 PREFIX = "flannel.alpha.coreos.com/"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """`cpus`: None for all there are."""
+
+    memory_mib: int
+    cpus: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +64,9 @@ def run(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="bench kube", description=__doc__)
     parser.add_argument("--nodes", default="100,1000,5000", metavar="N,...")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--memory", type=int, default=50, metavar="MIB")
+    parser.add_argument("--memory", type=int, default=50, metavar="MIB", help=f"up to {BOUND_NODES} nodes; beyond: 256")
     parser.add_argument("--cpus", type=float, default=0.1, help="0: without a limit alone")
+    parser.add_argument("--idle", type=float, default=20.0, metavar="SECONDS", help="for how long to look at it after")
     args = parser.parse_args(argv)
     build.require_root("python -m bench kube")
     figures: list[Figure] = []
@@ -64,24 +75,26 @@ def run(argv: Sequence[str]) -> int:
         for count in map(int, args.nodes.split(",")):
             _add_nodes(control.api, known, count)
             known = count
+            memory = args.memory if count <= BOUND_NODES else LARGE_MIB
             for cpus in (args.cpus, None) if args.cpus else (None,):
-                starts = [_start(control, folder, count, args.memory, cpus) for _ in range(args.rounds)]
-                figures += _figures(count, cpus, args.memory, starts)
+                starts = [_start(control, folder, count, Limits(memory, cpus), args.idle) for _ in range(args.rounds)]
+                figures += _figures(count, Limits(memory, cpus), starts)
     print(render(figures))
     return 0
 
 
-def _figures(count: int, cpus: float | None, memory_mib: int, starts: Sequence[Start]) -> list[Figure]:
-    where = f"{count} nodes, " + ("all CPUs" if cpus is None else f"{cpus:g} CPU")
-    bound_s = None if count > 1000 else 2.0 if cpus is None else 10.0
+def _figures(count: int, limits: Limits, starts: Sequence[Start]) -> list[Figure]:
+    where = f"{count} nodes, " + ("all CPUs" if limits.cpus is None else f"{limits.cpus:g} CPU")
+    bound_s = None if count > BOUND_NODES else 2.0 if limits.cpus is None else 10.0
+    bound_mib = None if count > BOUND_NODES else limits.memory_mib
     return [
         Figure(f"{where}: start to ready", "s", [one.ready_s for one in starts], bound_s),
         Figure(f"{where}: CPU until ready", "s CPU", [one.cpu_s for one in starts]),
         Figure(f"{where}: throttled until ready", "s", [one.throttled_s for one in starts]),
-        Figure(f"{where}: memory that must fit", "MiB", [one.anonymous_mib for one in starts], memory_mib),
-        Figure(f"{where}: peak, files and kernel included", "MiB", [one.peak_mib for one in starts], memory_mib),
+        Figure(f"{where}: memory that must fit", "MiB", [one.anonymous_mib for one in starts], bound_mib),
+        Figure(f"{where}: peak, files and kernel included", "MiB", [one.peak_mib for one in starts], bound_mib),
         Figure(f"{where}: RSS", "MiB", [one.rss_mib for one in starts]),
-        Figure(f"{where}: idle for {IDLE_S:g} s", "% CPU", [one.idle_percent for one in starts]),
+        Figure(f"{where}: after that", "% CPU", [one.idle_percent for one in starts]),
     ]
 
 
@@ -103,9 +116,11 @@ def _control_plane() -> Iterator[tuple[ControlPlane, Path]]:
         (folder / "net-conf.json").write_text(json.dumps({"Network": str(NETWORK), "Backend": {"Type": "vxlan"}}))
         yield control, folder
     finally:
-        control.down()
-        remove_namespace(SPACE)
-        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            control.down()
+        finally:
+            remove_namespace(SPACE)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _plug() -> None:
@@ -161,12 +176,12 @@ def _node(number: int) -> dict[str, object]:
     }
 
 
-def _start(control: ControlPlane, folder: Path, count: int, memory_mib: int, cpus: float | None) -> Start:
+def _start(control: ControlPlane, folder: Path, count: int, limits: Limits, idle_s: float) -> Start:
     """Start the daemon as on a node that never ran one, wait for all peers, look at it, and end it."""
     inside(SPACE, _unplug)
     run_dir = folder / "run"
     shutil.rmtree(run_dir, ignore_errors=True)
-    with limited(f"bench-kube-{time.time_ns()}", memory_mib=memory_mib, cpus=cpus) as group:
+    with limited(f"bench-kube-{time.time_ns()}", memory_mib=limits.memory_mib, cpus=limits.cpus) as group:
         command = python_module("flanneld_py", "--kube-subnet-mgr", f"--net-config-path={folder / 'net-conf.json'}")
         command += [f"--kubeconfig-file={control.site.kubeconfig('flannel')}", f"--subnet-file={run_dir}/subnet.env"]
         environ = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "NODE_NAME": OWN}
@@ -175,7 +190,7 @@ def _start(control: ControlPlane, folder: Path, count: int, memory_mib: int, cpu
         daemon = process.start(group.joining(command), namespace=SPACE, log=log, env=environ)
         try:
             ready_s = _until_ready(daemon, group, run_dir / "status.json", count - 1, begin, log)
-            return _look(daemon, group, ready_s)
+            return _look(daemon, group, ready_s, idle_s)
         finally:
             process.end([daemon])
 
@@ -195,10 +210,10 @@ def _until_ready(daemon: Process, group: Group, status: Path, peers: int, begin:
         time.sleep(POLL_S)
 
 
-def _look(daemon: Process, group: Group, ready_s: float) -> Start:
+def _look(daemon: Process, group: Group, ready_s: float, idle_s: float) -> Start:
     spent_s, throttled_s = cpu_s(daemon.pid), group.throttled_s()
-    time.sleep(IDLE_S)
-    idle = (cpu_s(daemon.pid) - spent_s) / IDLE_S * 100
+    time.sleep(idle_s)
+    idle = (cpu_s(daemon.pid) - spent_s) / idle_s * 100
     return Start(ready_s, spent_s, rss_mib(daemon.pid), group.anonymous_mib(), group.peak_mib(), throttled_s, idle)
 
 

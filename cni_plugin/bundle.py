@@ -10,7 +10,6 @@ Building it takes a C compiler; installing it only copies files.
 """
 
 import json
-import os
 import re
 import secrets
 import shutil
@@ -18,23 +17,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from cni_plugin import place, program, result
+from cni_plugin import launcher, place, program, result
 from cni_plugin.program import Program, ProgramError
 
-LAUNCHER = Path(__file__).with_name("launcher_exec.c")
-COMPILERS = ("cc", "gcc", "clang")
-COMPILE = ("-std=c11", "-D_GNU_SOURCE", "-Os", "-static", "-s")
-
-_START = "start"
-_SCRIPT = """\
-{mark} {version}
-import sys
-
-sys.path.insert(0, __file__.rpartition("/")[0])
-from cni_plugin.main import main
-
-main()
-"""
 CLOSURE = "import sys; sys.path.insert(0, sys.argv[1]); from cni_plugin.closure import main; main(sys.argv[2])"
 _LISTED = re.compile(r"^\s*(\S+) => (.+?)(?: \(0x[0-9a-f]+\))?$", re.MULTILINE)
 
@@ -50,10 +35,11 @@ def build(python: str, target: Path) -> None:
     try:
         folder = made / program.LINK
         folder.mkdir(parents=True)
-        _make_launcher(made / program.NAME)
+        launcher.make_launcher(made / program.NAME)
         add_ours(python, folder)
         _add_interpreter(python, folder)
         program.supported_versions(made / program.NAME)
+        _run(made / program.NAME, "install", "--help")  # most of what it has of the standard library is for this
         made.replace(target)
     finally:
         shutil.rmtree(made, ignore_errors=True)
@@ -62,7 +48,7 @@ def build(python: str, target: Path) -> None:
 def read_bundle(directory: Path) -> Program:
     """The bundle that was built, or installed, in the directory."""
     entry = place.read_if_there(directory / program.NAME)
-    if entry is None or not (directory / program.LINK / _START).is_file():
+    if entry is None or not (directory / program.LINK / launcher.START).is_file():
         raise ProgramError(f"{directory} holds no bundle; make one: python -m cni_plugin bundle {directory}")
     folder = (directory / program.LINK).resolve()
     files = {
@@ -76,35 +62,16 @@ def read_bundle(directory: Path) -> Program:
 def running_bundle() -> Path | None:
     """The directory of the bundle that runs now; None if none does."""
     folder = Path(__file__).resolve().parents[1]
-    return folder.parent if (folder / _START).is_file() else None
-
-
-def _make_launcher(path: Path) -> None:
-    compiler = os.environ.get("CC") or next(filter(shutil.which, COMPILERS), None)
-    if compiler is None:
-        raise ProgramError(
-            "there is no C compiler for the launcher; install one (Debian: apt-get install gcc libc6-dev)"
-        )
-    try:
-        done = subprocess.run([*compiler.split(), *COMPILE, "-o", path, LAUNCHER], capture_output=True, check=False)
-    except OSError as error:
-        raise ProgramError(f"{compiler} cannot be run: {error.strerror}") from None
-    if done.returncode:
-        raise ProgramError(
-            f"{compiler} cannot make a static program of {LAUNCHER.name}: {result.excerpt(done.stderr)}; install the C "
-            "library in its static form (Debian: libc6-dev, Fedora: glibc-static)"
-        )
-    path.chmod(0o755)
+    return folder.parent if (folder / launcher.START).is_file() else None
 
 
 def add_ours(python: str, folder: Path) -> None:
-    """Our modules, compiled by `python`, and the script that starts them."""
+    """Our modules, compiled by `python`."""
     modules = folder / "cni_plugin"
     modules.mkdir()
     for name, source in program.own_sources().items():
         (modules / name).write_bytes(source)
     program.compile_modules(python, modules)
-    (folder / "flannel.py").write_text(_SCRIPT.format(mark=program.MARK, version=result.VERSION))
 
 
 def _add_interpreter(python: str, folder: Path) -> None:
@@ -131,8 +98,9 @@ def _add_interpreter(python: str, folder: Path) -> None:
 
 def write_start(folder: Path, loader: str) -> None:
     """What the launcher runs: the interpreter, by the dynamic linker that came along."""
-    words = [f"./lib/{loader}", "--library-path", "./lib", "./bin/python3", program.FLAGS, "./flannel.py"]
-    (folder / _START).write_text("\n".join(words) + "\n")
+    words = [f"./lib/{loader}", "--library-path", "./lib", "./bin/python3", program.FLAGS]
+    for name, (data, _) in launcher.starter(words).items():
+        (folder / name).write_bytes(data)
 
 
 def _strip(path: Path) -> None:

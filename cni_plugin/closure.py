@@ -27,7 +27,7 @@ def main(target: str) -> None:
         raise SystemExit("this Python has no standard library in files")
     library = Path(target) / sys.platlibdir / Path(mark.origin or "").parent.name
     (library / "lib-dynload").mkdir(parents=True)
-    for spec in [mark, *_loaded()]:
+    for spec in [mark, *loaded()]:
         _copy(spec, library)
     print(json.dumps({"executable": os.path.realpath(sys.executable), "loader": _loader()}))
 
@@ -44,9 +44,19 @@ def _import_all() -> None:
         del sys.modules[name]
 
 
-def _loaded() -> list[ModuleSpec]:
-    specs = [getattr(module, "__spec__", None) for module in sys.modules.values()]
+def loaded() -> list[ModuleSpec]:
+    """Where the modules are that were imported and are files."""
+    specs = [_spec(name) for name in sorted(sys.modules)]
     return [spec for spec in specs if spec is not None and spec.has_location]
+
+
+def _spec(name: str) -> ModuleSpec | None:
+    spec: ModuleSpec | None = getattr(sys.modules[name], "__spec__", None)
+    if spec is None or spec.name == name:
+        return spec
+    # Its file has put another module into its place, as collections.abc does since Python 3.13.
+    path = getattr(sys.modules.get(name.rpartition(".")[0]), "__path__", None)
+    return None if path is None else PathFinder.find_spec(name, path)
 
 
 def _copy(spec: ModuleSpec, library: Path) -> None:

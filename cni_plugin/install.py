@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from cni_plugin import bundle, conflist, place, program
+from cni_plugin import bundle, conflist, launcher, place, program
 from cni_plugin.conflist import Conflist, ConflistError
 from cni_plugin.program import Program, ProgramError
 
@@ -36,6 +36,7 @@ class Plan:
     python: str | None
     bundle: Path | None
     uninstall: bool
+    resident: bool = False
 
     @property
     def conflist(self) -> Path:
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run_install(given: argparse.Namespace) -> int:
     bin_dirs = tuple(dict.fromkeys(given.bin_dir or [BIN_DIR]))
-    plan = Plan(bin_dirs, given.conf_dir, given.conf, given.python, given.bundle, given.uninstall)
+    plan = Plan(bin_dirs, given.conf_dir, given.conf, given.python, given.bundle, given.uninstall, given.resident)
     return uninstall(plan) if plan.uninstall else install(plan)
 
 
@@ -117,14 +118,14 @@ def uninstall(plan: Plan) -> int:
 
 
 def _program(plan: Plan) -> Program:
-    """A bundle is what was asked for, and what a bundle installs unless a Python is named; else a script."""
+    """What was asked for: a bundle, as a bundle also installs unless a Python is named; the launcher; else a script."""
     running = bundle.running_bundle()
     if plan.bundle is not None and plan.bundle.name:
         return bundle.read_bundle(plan.bundle)
     if running is not None and plan.python is None:
         return bundle.read_bundle(running)
     if plan.bundle is None:
-        return program.own_program(plan.python)
+        return launcher.launched(plan.python) if plan.resident else program.own_program(plan.python)
     with TemporaryDirectory() as temporary:
         bundle.build(program.running_python(), Path(temporary))
         return bundle.read_bundle(Path(temporary))
@@ -231,6 +232,12 @@ def _parser() -> argparse.ArgumentParser:
         const=Path(),
         metavar="DIR",
         help="bring an interpreter along, for a host without Python: the bundle in DIR, else one made now",
+    )
+    add(
+        "--resident",
+        action="store_true",
+        help="let the node's flanneld connect pods while it answers, in half the time: the plugin's entry "
+        "is a small program then, as a bundle's always is (needs a C compiler)",
     )
     add("--uninstall", action="store_true", help="remove the conflist, and the plugin when no pod needs it any more")
     what = "make a bundle: the plugin with an interpreter of its own, for hosts without Python (needs a C compiler)"

@@ -1,11 +1,11 @@
-/* The executable `flannel` where the plugin brings its own interpreter along: it starts that, and is gone.
+/* The plugin proper: starts the interpreter that runs it, and is gone.
  *
- * Beside it lies flannel.d, a folder or a symbolic link to one, which an update replaces by a rename. In it the file
- * `start` holds the command, a word a line; a word that begins with ./ is a path in the folder. The link is followed
+ * Beside this program lies flannel.d, a folder or a symbolic link to one, which an update replaces by a rename. In it
+ * the file `start` holds the command, a word a line; a word that begins with ./ is a path in the folder. The link is followed
  * once, so that the plugin loads all its parts from one version.
- *
- * Linked statically: the host need not have a libc, or may have another than the interpreter's.
  */
+
+#include "launcher.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -26,8 +26,8 @@ extern char **environ;
 /* Writes a text to a descriptor; nothing can be done if it is not taken. */
 static void say(int fd, const char *text)
 {
-    ssize_t written = write(fd, text, strlen(text));
-    (void)written;
+	ssize_t written = write(fd, text, strlen(text));
+	(void)written;
 }
 
 /* Answers as the CNI specification wants it, code 999: a failure of no kind that it names.
@@ -35,14 +35,14 @@ static void say(int fd, const char *text)
  * @error: errno
  * Return: the exit code
  */
-static int fail(const char *what, int error)
+static int refuse(const char *what, int error)
 {
-    say(1, "{\"code\": 999, \"msg\": \"the plugin's interpreter cannot be started\", \"details\": \"");
-    say(1, what);
-    say(1, ": ");
-    say(1, strerror(error));
-    say(1, "; run the installer again\"}\n");
-    return 1;
+	say(1, "{\"code\": 999, \"msg\": \"the plugin's interpreter cannot be started\", \"details\": \"");
+	say(1, what);
+	say(1, ": ");
+	say(1, strerror(error));
+	say(1, "; run the installer again\"}\n");
+	return 1;
 }
 
 /* Finds the folder that holds the interpreter.
@@ -51,20 +51,20 @@ static int fail(const char *what, int error)
  */
 static int find_folder(char *folder)
 {
-    char path[PATH_MAX];
-    ssize_t length = readlink("/proc/self/exe", path, sizeof path - sizeof FOLDER);
-    char *name;
+	char path[PATH_MAX];
+	ssize_t length = readlink("/proc/self/exe", path, sizeof path - sizeof FOLDER);
+	char *name;
 
-    if (length < 0)
-        return -1;
-    path[length] = '\0';
-    name = strrchr(path, '/');
-    if (name == NULL) {
-        errno = ENOENT;
-        return -1;
-    }
-    memcpy(name, FOLDER, sizeof FOLDER);
-    return realpath(path, folder) == NULL ? -1 : 0;
+	if (length < 0)
+		return -1;
+	path[length] = '\0';
+	name = strrchr(path, '/');
+	if (name == NULL) {
+		errno = ENOENT;
+		return -1;
+	}
+	memcpy(name, FOLDER, sizeof FOLDER);
+	return realpath(path, folder) == NULL ? -1 : 0;
 }
 
 /* Reads the file `start`.
@@ -74,27 +74,27 @@ static int find_folder(char *folder)
  */
 static int read_start(const char *folder, char *text)
 {
-    char path[PATH_MAX + sizeof "/start"];
-    size_t used = 0;
-    ssize_t got;
-    int fd;
+	char path[PATH_MAX + sizeof "/start"];
+	size_t used = 0;
+	ssize_t got;
+	int fd;
 
-    strcat(strcpy(path, folder), "/start");
-    fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return -1;
-    while (used < MAX_START_BYTES && (got = read(fd, text + used, MAX_START_BYTES - used)) != 0) {
-        if (got < 0)
-            return -1;
-        used += (size_t)got;
-    }
-    close(fd);
-    if (used == MAX_START_BYTES) {
-        errno = EFBIG;
-        return -1;
-    }
-    text[used] = '\0';
-    return 0;
+	strcat(strcpy(path, folder), "/start");
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -1;
+	while (used < MAX_START_BYTES && (got = read(fd, text + used, MAX_START_BYTES - used)) != 0) {
+		if (got < 0)
+			return -1;
+		used += (size_t)got;
+	}
+	close(fd);
+	if (used == MAX_START_BYTES) {
+		errno = EFBIG;
+		return -1;
+	}
+	text[used] = '\0';
+	return 0;
 }
 
 /* Cuts the content of `start` into words, and adds the caller's arguments.
@@ -103,58 +103,49 @@ static int read_start(const char *folder, char *text)
  */
 static int split(char *text, const char *folder, char **arguments, char **words)
 {
-    size_t count = 0;
-    char *rest = NULL;
+	size_t count = 0;
+	char *rest = NULL;
 
-    for (char *word = strtok_r(text, "\n", &rest); word != NULL; word = strtok_r(NULL, "\n", &rest)) {
-        if (count == MAX_WORDS - 1) {
-            errno = E2BIG;
-            return -1;
-        }
-        if (strncmp(word, "./", 2) == 0) {
-            size_t size = strlen(folder) + strlen(word);
-            char *path = malloc(size);
+	for (char *word = strtok_r(text, "\n", &rest); word != NULL; word = strtok_r(NULL, "\n", &rest)) {
+		if (count == MAX_WORDS - 1) {
+			errno = E2BIG;
+			return -1;
+		}
+		if (strncmp(word, "./", 2) == 0) {
+			size_t size = strlen(folder) + strlen(word);
+			char *path = malloc(size);
 
-            if (path == NULL)
-                return -1;
-            strcat(strcpy(path, folder), word + 1);
-            word = path;
-        }
-        words[count++] = word;
-    }
-    if (count == 0) {
-        errno = ENOEXEC;
-        return -1;
-    }
-    for (; *arguments != NULL; arguments++) {
-        if (count == MAX_WORDS - 1) {
-            errno = E2BIG;
-            return -1;
-        }
-        words[count++] = *arguments;
-    }
-    words[count] = NULL;
-    return 0;
+			if (path == NULL)
+				return -1;
+			strcat(strcpy(path, folder), word + 1);
+			word = path;
+		}
+		words[count++] = word;
+	}
+	if (count == 0) {
+		errno = ENOEXEC;
+		return -1;
+	}
+	for (; *arguments != NULL; arguments++) {
+		if (count == MAX_WORDS - 1) {
+			errno = E2BIG;
+			return -1;
+		}
+		words[count++] = *arguments;
+	}
+	words[count] = NULL;
+	return 0;
 }
 
-/* Becomes the interpreter, with the same input, output and environment.
- * @arguments: those of this program, without its name, closed by NULL
- * Return: the exit code, after an answer, if that cannot be
- */
-static int start_interpreter(char **arguments)
+int start_interpreter(char **arguments)
 {
-    static char folder[PATH_MAX], text[MAX_START_BYTES + 1];
-    static char *words[MAX_WORDS];
+	static char folder[PATH_MAX], text[MAX_START_BYTES + 1];
+	static char *words[MAX_WORDS];
 
-    if (find_folder(folder) < 0)
-        return fail("flannel.d beside the plugin", errno);
-    if (read_start(folder, text) < 0 || split(text, folder, arguments, words) < 0)
-        return fail("flannel.d/start", errno);
-    execve(words[0], words, environ);
-    return fail(words[0], errno);
-}
-
-int main(int argc, char **argv)
-{
-    return start_interpreter(argc > 0 ? argv + 1 : argv);
+	if (find_folder(folder) < 0)
+		return refuse("flannel.d beside the plugin", errno);
+	if (read_start(folder, text) < 0 || split(text, folder, arguments, words) < 0)
+		return refuse("flannel.d/start", errno);
+	execve(words[0], words, environ);
+	return refuse(words[0], errno);
 }

@@ -84,6 +84,11 @@ class Program:
     def folder(self) -> str:
         return _folder_name(self.files)
 
+    @property
+    def linked(self) -> bool:
+        """Whether the entry finds the folder by the link beside it; a script names it."""
+        return not self.entry.startswith(b"#!")
+
 
 def own_program(python: str | None) -> Program:
     """This package itself. ProgramError if the interpreter (the host's, or the one that runs now) is not fit."""
@@ -124,10 +129,10 @@ def install(program: Program, directory: Path) -> bool:
     before = _folder_of(directory)
     if changed or before != program.folder or place.read_if_there(path) != program.entry:
         _try(program, directory)
-    if not program.python:
+    if program.linked:
         changed |= place.write_link(link, program.folder)
     changed |= place.write_file(path, program.entry, 0o755)
-    if program.python and link.is_symlink():
+    if not program.linked and link.is_symlink():
         place.remove_file(link)
     _remove_folders(directory, keep={program.folder, before})
     return changed
@@ -207,7 +212,7 @@ def _try(program: Program, directory: Path) -> None:
     trial = directory / f".{NAME}.{secrets.token_hex(6)}.trial"
     trial.mkdir()
     try:
-        (trial / (program.folder if program.python else LINK)).symlink_to(Path("..") / program.folder)
+        (trial / (LINK if program.linked else program.folder)).symlink_to(Path("..") / program.folder)
         place.write_file(trial / NAME, program.entry, 0o755)
         supported_versions(trial / NAME)
     finally:

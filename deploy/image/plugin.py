@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from cni_plugin import bundle, program
+from cni_plugin import bundle, launcher, program
 from deploy.image.platforms import Platform, find_compiler
 from deploy.image.process import BuildError, run
 
@@ -19,7 +19,7 @@ def add_bundle(target: Path, root: Path, python: Path, platform: Platform) -> No
     folder = target / program.LINK
     folder.mkdir(parents=True)
     compiler = find_compiler(platform)
-    run([compiler, *bundle.COMPILE, "-o", target / program.NAME, bundle.LAUNCHER])
+    run([compiler, *launcher.COMPILE, "-o", target / program.NAME, *launcher.SOURCES])
     bundle.add_ours(str(python), folder)
     checkout = Path(bundle.__file__).parents[1]
     run([python, program.FLAGS, "-c", bundle.CLOSURE, checkout, folder])

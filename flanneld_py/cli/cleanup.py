@@ -21,7 +21,9 @@ from flanneld_py.errors import FlannelError, UsageError
 from flanneld_py.model.entry import Desired, Entry, Failure, Op, Scope
 from flanneld_py.model.net import Net
 from flanneld_py.model.subnetenv import parse_subnet_env
+from flanneld_py.netfilter.applier import PacketFilter
 from flanneld_py.netlink.applier import NetlinkApplier
+from flanneld_py.pods import exchange
 from flanneld_py.reconcile.applier import Dispatcher
 from flanneld_py.reconcile.diff import diff
 
@@ -47,9 +49,9 @@ def run(argv: Sequence[str]) -> int:
     subnet_file: Path = args.subnet_file
     networks = (*_networks(subnet_file), *args.network)
     with rundir.hold(subnet_file.parent):
-        scope = Scope(networks, frozenset(), link_alias(subnet_file))
+        scope = Scope(networks, frozenset(), link_alias(subnet_file), instance=rundir.instance(subnet_file))
         ops, kept, failures = asyncio.run(_remove(scope, subnet_file.parent, dry_run=args.dry_run))
-        names = (subnet_file.name, board.FILE, control.FILE, supervisor.SOCKET)
+        names = (subnet_file.name, board.FILE, control.FILE, exchange.SOCKET, supervisor.SOCKET)
         files = [path for path in map(subnet_file.with_name, names) if path.exists()]
         _print(ops, files, failures, dry_run=args.dry_run)
         if not args.dry_run and not failures:
@@ -90,7 +92,8 @@ async def _remove(
         kernel = await stack.enter_async_context(NetlinkApplier())
         worker = supervisor.WorkerSupervisor(directory, keep=False)
         stack.callback(worker.close)
-        applier = Dispatcher([kernel, worker])
+        rules = stack.enter_context(contextlib.closing(PacketFilter()))
+        applier = Dispatcher([kernel, worker, rules])
         known = await applier.known(Desired(scope=scope))
         marked = await applier.known(Desired(scope=replace(scope, networks=EVERYWHERE)))
         kept = tuple(entry for key, entry in marked.items() if key not in known)

@@ -140,7 +140,7 @@ def _add_spec(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(wiring=_DEFAULT.wiring)
     add("--flanneld-go", metavar="PATH", help="a Go flanneld, for the nodes given by --go-node")
     add("--go-node", action="append", type=int, default=[], metavar="N", help="node N runs Go flanneld; repeatable")
-    add("--manifest", metavar="FILE", help="with --kubelets: apply this, such as a DaemonSet, and start no daemons")
+    add("--manifest", metavar="PATH", help="with --kubelets: apply this file or kustomization, start no daemons")
     add("--image", action="append", default=[], metavar="ARCHIVE", help="with --kubelets: for every node; repeatable")
     add("--daemon-flag", action="append", default=[], metavar="FLAG", help="for our daemons, such as -v=1; repeatable")
 

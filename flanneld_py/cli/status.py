@@ -90,10 +90,17 @@ def _facts(report: dict[str, Any]) -> list[str]:
         mtu = f", pods' MTU {report['mtu']}" if report["mtu"] else ""
         lines.append(f"  backend    {report['backend']}, network {' '.join(report['networks'])}{mtu}")
     lines += [f"  offload    {line}" for line in report.get("offload", ())]
+    if report.get("rules"):
+        lines.append(_rules(report["rules"]))
     lines += [f"  warning    {warning}" for warning in report["warnings"]]
     if report["config_pending"]:
         lines.append(f"  config     {report['config_pending']}")
     return lines
+
+
+def _rules(rules: dict[str, Any]) -> str:
+    wanted = [name for name in ("masquerade", "forward", "blackhole") if rules[name]]
+    return f"  rules      {', '.join(wanted) or 'none'}; kept by {rules['engine']} ({rules['reason']})"
 
 
 def _worker(worker: dict[str, Any]) -> list[str]:

@@ -15,6 +15,7 @@ import shlex
 import signal
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +29,9 @@ from flanneld_py.daemon.leasekeeper import LeaseKeeper
 from flanneld_py.daemon.leasewatch import follow_leases
 from flanneld_py.daemon.options import Options, describe
 from flanneld_py.daemon.overlay import Overlay
+from flanneld_py.daemon.podserver import serving_pods
 from flanneld_py.daemon.probes import answering_probes
+from flanneld_py.daemon.rules import POD_DEVICE, RuleWatch, Watched, devices_of
 from flanneld_py.daemon.setup import Setup, follow_config, prepare
 from flanneld_py.daemon.stores import Opened, open_store
 from flanneld_py.daemon.workerwatch import follow_worker
@@ -39,8 +42,11 @@ from flanneld_py.host.files import write_atomic
 from flanneld_py.host.identity import read_identity
 from flanneld_py.host.snmp import bad_udp_checksums
 from flanneld_py.host.sysctl import SysctlApplier
-from flanneld_py.model.entry import Link, UdpWorker
+from flanneld_py.model.entry import Link, Plan, UdpWorker
 from flanneld_py.model.lease import NodeIdentity
+from flanneld_py.model.net import first_address
+from flanneld_py.netfilter.applier import PacketFilter
+from flanneld_py.netfilter.monitor import GenerationMonitor
 from flanneld_py.netlink.applier import NetlinkApplier
 from flanneld_py.netlink.ethtool import EthtoolApplier
 from flanneld_py.netlink.socket import NetlinkSocket
@@ -68,6 +74,7 @@ async def serve(options: Options, environ: Mapping[str, str]) -> None:
         try:
             async with (
                 listening(options.subnet_file.parent, {"status": board.report}),
+                serving_pods(options.subnet_file, wanted=options.cni_resident),
                 answering_probes(options, lambda: board.status),
             ):
                 await _run(options, environ, identity, board)
@@ -128,15 +135,15 @@ async def _overlay(options: Options, setup: Setup, opened: Opened, sock: Netlink
     await keeper.acquire()
     board.at(Stage.KERNEL)
     links = setup.backend.links
-    overlay = Overlay(
-        setup, lambda: keeper.lease, KernelUnderlay(sock, links), board, partial(_write_env, options.subnet_file)
-    )
+    underlay = KernelUnderlay(sock, links)
+    overlay = Overlay(setup, lambda: keeper.lease, underlay, board, partial(_write_env, options.subnet_file))
     async with contextlib.AsyncExitStack() as stack:
         kernel = await stack.enter_async_context(NetlinkApplier())
         worker = WorkerSupervisor(options.subnet_file.parent)
         stack.push_async_exit(partial(_part_from, worker, options.udp_linger))
+        rules = stack.enter_context(closing(PacketFilter()))
         reconciler = Reconciler(
-            Dispatcher([kernel, SysctlApplier(), EthtoolApplier(), worker]),
+            Dispatcher([kernel, SysctlApplier(), EthtoolApplier(), worker, rules]),
             overlay.desired,
             on_pass=overlay.on_pass,
             jitter=random.random,
@@ -144,11 +151,16 @@ async def _overlay(options: Options, setup: Setup, opened: Opened, sock: Netlink
         worker.on_gone = reconciler.look_again
         networks = setup.config.networks
         plan = setup.backend.local_plan(keeper.lease, setup.facts)
+        watch = RuleWatch(
+            rules, board, _watched(setup, keeper, plan, underlay), setup.rules, fix=options.fix_foreign_forward
+        )
+        overlay.admissions = lambda: watch.admissions
         watched = (*(entry.name for entry in plan if isinstance(entry, Link)), setup.facts.external.name)
         # Open before the kernel is read for the first time, so that no change falls between the two.
         monitor = await stack.enter_async_context(
             open_monitor(watched, networks, needs_reach=setup.backend.needs_reach)
         )
+        generations = stack.enter_context(GenerationMonitor())
 
         board.details = partial(_details, overlay, reconciler, worker, setup.rejected)
         snapshot = asyncio.Event()
@@ -167,6 +179,7 @@ async def _overlay(options: Options, setup: Setup, opened: Opened, sock: Netlink
             group.create_task(keeper.run(reconciler.wake))
             group.create_task(reconcile())
             group.create_task(follow_kernel(monitor, reconciler, networks))
+            group.create_task(watch.follow(generations, reconciler, options.iptables_resync))
             group.create_task(follow_config(store, setup.config, board))
             group.create_task(_install_cni(options, board))
             if opened.node is not None and options.set_node_network_unavailable:
@@ -205,6 +218,15 @@ def _keeper(options: Options, setup: Setup, opened: Opened) -> LeaseKeeper:
 async def _announce(node: OwnedNode, board: Board) -> None:
     await board.reached_ready.wait()
     await node.announce()
+
+
+def _watched(setup: Setup, keeper: LeaseKeeper, plan: Plan, underlay: KernelUnderlay) -> Watched:
+    def pod_device() -> str:
+        """The bridge that has the address which subnet.env names."""
+        return underlay.holder([first_address(net) for net in keeper.lease.subnets]) or POD_DEVICE
+
+    devices = devices_of(plan, setup.facts.external.name)
+    return Watched(setup.config.networks, lambda: keeper.lease.subnets, devices, pod_device)
 
 
 async def _part_from(worker: WorkerSupervisor, linger_s: float, kind: type[BaseException] | None, *_: object) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,13 @@ class Board:
     def update(self, **changes: Any) -> None:
         """Replace fields of the status."""
         self._set(replace(self.status, **changes))
+
+    def warn(self, mark: str, texts: Sequence[str]) -> None:
+        """Put `texts` in the place of the warnings that contain `mark`; new ones are said in the log."""
+        for text in texts:
+            if text not in self.status.warnings:
+                log.warning("%s", text)
+        self.update(warnings=(*(old for old in self.status.warnings if mark not in old), *texts))
 
     def worker(self, stats: Mapping[str, Any] | None) -> None:
         """What the udp backend's worker counts."""

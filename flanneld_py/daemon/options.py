@@ -1,9 +1,4 @@
-"""The daemon's options: flags and `FLANNELD_*` variables, as values that are checked.
-
-FLAGS is the one table: parsing, the environment, the help text and the log line follow from it. Names, types and
-defaults are those of Go flannel (main.go). LATER holds what this version cannot do: such a flag is refused, since
-without effect it would leave the operator with another network than was asked for.
-"""
+"""The daemon's options: flags and `FLANNELD_*` variables, as values that are checked."""
 
 import posixpath
 import shlex
@@ -11,85 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
-from typing import Final, TypeVar, cast
-from urllib.parse import urlsplit
+from typing import TypeVar, cast
 
 from flanneld_py.daemon.flags import Flag, Given, Setting, Value, parse_flags
+from flanneld_py.daemon.flagtable import ETCD_FLAGS, FLAGS, KUBE_FLAGS, LATER
 from flanneld_py.errors import UsageError
 from flanneld_py.etcd.endpoints import parse_endpoint
+from flanneld_py.firewall.engine import WISHES
+from flanneld_py.kube.address import parse_api_url
 from flanneld_py.model.extiface import compile_pattern
 from flanneld_py.model.net import Addr
 
 A = TypeVar("A", IPv4Address, IPv6Address)
-
-FLAGS: Final = (
-    Flag("etcd-endpoints", "http://127.0.0.1:4001,http://127.0.0.1:2379", "where etcd listens", "URL,..."),
-    Flag("etcd-prefix", "/coreos.com/network", "keys of this network begin with it", "KEY"),
-    Flag("etcd-keyfile", "", "key of the client certificate, PEM", "FILE"),
-    Flag("etcd-certfile", "", "client certificate, PEM", "FILE"),
-    Flag("etcd-cafile", "", "authorities that may sign etcd's certificate, PEM; default: the system's", "FILE"),
-    Flag("etcd-username", "", "user for etcd's authentication", "NAME"),
-    Flag("etcd-password", "", "the user's password; `ps` shows it to everyone", "TEXT", secret=True),
-    Flag("etcd-password-file", "", "file with the user's password in its first line", "FILE"),
-    Flag("iface", (), "external interface, by name or address; the first that fits of several", "NAME|IP"),
-    Flag("iface-regex", (), "external interface, by a pattern for its name or address", "PATTERN"),
-    Flag("iface-can-reach", "", "external interface: the one through which this address is reached", "IP"),
-    Flag("subnet-file", "/run/flannel/subnet.env", "where to write the node's subnet and MTU", "FILE"),
-    Flag("public-ip", "", "IPv4 address at which the other nodes reach this one", "IP"),
-    Flag("public-ipv6", "", "IPv6 address at which the other nodes reach this one", "IP"),
-    Flag("subnet-lease-renew-margin", 60, "minutes before its end at which the lease is renewed, 1 to 1439", "MINUTES"),
-    Flag("reacquire", False, "take a new subnet if the lease is lost, instead of ending"),
-    Flag("udp-linger", 60, "with the udp backend: how long packets are carried after a stop", "SECONDS"),
-    Flag("install-cni", False, "put the CNI plugin and its conflist into place once the network works"),
-    Flag("install-cni-args", "", "what is passed on to `flanneld install-cni` then", "ARGUMENTS"),
-    Flag("ip-masq", False, "masquerade traffic that leaves the network"),
-    Flag("ip-masq-fully-random-disable", False, "masquerade without --random-fully"),
-    Flag("kube-subnet-mgr", False, "keep leases in the Kubernetes API instead of etcd"),
-    Flag("kube-api-url", "", "address of the Kubernetes API", "URL"),
-    Flag("kube-annotation-prefix", "flannel.alpha.coreos.com", "annotations of nodes begin with it", "NAME"),
-    Flag("kubeconfig-file", "", "credentials for the Kubernetes API", "FILE"),
-    Flag("healthz-ip", "0.0.0.0", "address of the health server", "IP"),  # noqa: S104 - upstream's default
-    Flag("healthz-port", 0, "port of the health server; 0: none", "PORT"),
-    Flag("iptables-resync", 5, "seconds between two looks at the packet filter's rules", "SECONDS"),
-    Flag("iptables-forward-rules", True, "accept forwarded traffic of the network in the packet filter"),
-    Flag("ip-blackhole-route", False, "drop traffic for addresses of the own subnet that no pod has"),
-    Flag("net-config-path", "/etc/kube-flannel/net-conf.json", "network configuration, with --kube-subnet-mgr", "FILE"),
-    Flag("set-node-network-unavailable", True, "clear the node's condition NetworkUnavailable when ready"),
-    Flag("v", 0, "how much to log, 0 to 10", "LEVEL"),
-    Flag("vmodule", "", "how much to log, by source file", "PATTERN=LEVEL,..."),
-    Flag("log_backtrace_at", "", "log a stack trace at this line", "FILE:LINE"),
-    Flag("log-format", "text", "text, or json: one object a line", "text|json"),
-    Flag("version", False, "print the version and end", variable=False),
-)
-
-_KUBE_FLAGS = (
-    "kube-api-url",
-    "kube-annotation-prefix",
-    "kubeconfig-file",
-    "net-config-path",
-    "set-node-network-unavailable",
-)
-"""Without effect unless leases are in the Kubernetes API."""
-_ETCD_FLAGS = tuple(flag for flag in FLAGS if flag.name.startswith("etcd-"))
-
-
-@dataclass(frozen=True, slots=True)
-class Later:
-    """A flag whose effect this version does not have. `harmless`: the values that describe what it does anyway."""
-
-    what: str
-    harmless: tuple[Value, ...] = ()
-
-
-LATER: Final[Mapping[str, Later]] = {
-    "ip-masq": Later("does not masquerade", (False,)),
-    "ip-masq-fully-random-disable": Later("does not masquerade", (False,)),
-    "iptables-resync": Later("writes no packet filter rules"),
-    "iptables-forward-rules": Later("writes no packet filter rules", (False,)),
-    "ip-blackhole-route": Later("adds no blackhole route", (False,)),
-    "vmodule": Later("has one log level for all", ("",)),
-    "log_backtrace_at": Later("logs no stack traces by line", ("",)),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +47,14 @@ class Options:
     install_cni_args: str
     """Words as in a shell."""
     ip_masq: bool
+    ip_masq_fully_random_disable: bool
+    iptables_resync: int
+    """Seconds."""
+    iptables_forward_rules: bool
+    ip_blackhole_route: bool
+    packet_filter: str
+    fix_foreign_forward: bool
+    cni_resident: bool
     healthz_ip: Addr
     healthz_port: int
     """0: no probes are answered."""
@@ -149,7 +85,7 @@ def parse_options(argv: Sequence[str], environ: Mapping[str, str]) -> Options:
 
 def parse_etcd_options(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[Options, tuple[str, ...]]:
     """The options, of which only those for etcd may be given, and the words among them that are no flags."""
-    given = parse_flags(_ETCD_FLAGS, argv, environ, operands=True)
+    given = parse_flags(ETCD_FLAGS, argv, environ, operands=True)
     return _options(_Settings(given.settings), help_=given.help), given.operands
 
 
@@ -262,6 +198,13 @@ def _options(given: _Settings, *, help_: bool = False, version: bool = False) ->
         install_cni=given.boolean("install-cni"),
         install_cni_args=_shell_words(given, "install-cni-args"),
         ip_masq=given.boolean("ip-masq"),
+        ip_masq_fully_random_disable=given.boolean("ip-masq-fully-random-disable"),
+        iptables_resync=given.integer("iptables-resync", 1, 86400),
+        iptables_forward_rules=given.boolean("iptables-forward-rules"),
+        ip_blackhole_route=given.boolean("ip-blackhole-route"),
+        packet_filter=_one_of(given, "packet-filter", WISHES),
+        fix_foreign_forward=given.boolean("fix-foreign-forward"),
+        cni_resident=given.boolean("cni-resident"),
         healthz_ip=_healthz_ip(given),
         healthz_port=given.integer("healthz-port", 0, 65535),
         kube_subnet_mgr=given.boolean("kube-subnet-mgr"),
@@ -271,7 +214,7 @@ def _options(given: _Settings, *, help_: bool = False, version: bool = False) ->
         net_config_path=Path(given.text("net-config-path")),
         set_node_network_unavailable=given.boolean("set-node-network-unavailable"),
         v=given.integer("v", 0, 10),
-        log_format=_log_format(given),
+        log_format=_one_of(given, "log-format", ("text", "json")),
         version=version,
         help=help_,
     )
@@ -287,7 +230,7 @@ def _check_pairs(given: _Settings) -> None:
     if len(passwords) == 2:
         both = " and ".join(map(given.origin, passwords))
         raise UsageError(f"{both}: both are given", hint="leave one out")
-    useless = [name for name in _KUBE_FLAGS if given.differs(name)]
+    useless = [name for name in KUBE_FLAGS if given.differs(name)]
     if useless and not given.boolean("kube-subnet-mgr"):
         raise UsageError(f"{given.origin(useless[0])}: leases are kept in etcd", hint="give --kube-subnet-mgr too")
     if passwords and not given.text("etcd-username"):
@@ -311,23 +254,11 @@ def _endpoints(given: _Settings) -> tuple[str, ...]:
 
 
 def _api_url(given: _Settings) -> str | None:
-    """What may stand in logs and in `ps`: no password."""
     url = given.optional("kube-api-url")
-    if url is None:
-        return None
     try:
-        parts = urlsplit(url)
-        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        good = False
-    if "@" in url:
-        reason = f"{given.origin('kube-api-url')}: holds a user or a password"
-        raise UsageError(reason, hint="put them into a --kubeconfig-file")
-    if not good:
-        raise UsageError(
-            f"{given.origin('kube-api-url')}={url[:60]!a}: is no address", hint="such as https://10.0.0.1:6443"
-        )
-    return url
+        return None if url is None else parse_api_url(url)
+    except UsageError as err:
+        raise UsageError(f"{given.origin('kube-api-url')}: {err.message}", hint=err.hint) from None
 
 
 def _prefix(given: _Settings) -> str:
@@ -400,8 +331,9 @@ def _pattern(text: str, origin: str) -> str:
     return text
 
 
-def _log_format(given: _Settings) -> str:
-    text = given.text("log-format")
-    if text not in ("text", "json"):
-        raise UsageError(f"{given.origin('log-format')}={text[:60]!a}: is not known", hint="write text or json")
+def _one_of(given: _Settings, name: str, words: Sequence[str]) -> str:
+    text = given.text(name)
+    if text not in words:
+        mend = f"write {', '.join(words[:-1])} or {words[-1]}"
+        raise UsageError(f"{given.origin(name)}={text[:60]!a}: is not known", hint=mend)
     return text

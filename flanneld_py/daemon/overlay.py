@@ -10,11 +10,12 @@ from flanneld_py.daemon.board import Board
 from flanneld_py.daemon.planner import Planner, problems_of
 from flanneld_py.daemon.setup import Setup
 from flanneld_py.errors import ConfigError, KernelError
-from flanneld_py.model.entry import Desired, Failure, Op, Sysctl, TxChecksum
+from flanneld_py.model.entry import Desired, Failure, Op, Sysctl, TxChecksum, Verb
 from flanneld_py.model.lease import Lease
 from flanneld_py.model.leaseset import LeaseSet
 from flanneld_py.model.net import Addr
 from flanneld_py.model.node import Interface, Reaches
+from flanneld_py.model.ruleset import Admission, Table
 from flanneld_py.model.subnetenv import SubnetEnv, format_subnet_env
 from flanneld_py.observe.status import PeerLine, Report
 from flanneld_py.reconcile.loop import Progress
@@ -48,7 +49,9 @@ class Overlay:
         self._written: str | None = None
         self._reaches: Reaches = {}
         self._takeover = frozenset({setup.facts.external.name})
-        self._planner = Planner(setup.backend, self._networks, setup.former, setup.facts.alias)
+        self._planner = Planner(setup.backend, self._networks, setup.former, setup.facts.alias, setup.rules)
+        self._masquerades = setup.rules.masquerade
+        self.admissions: Callable[[], tuple[Admission, ...]] = lambda: ()
         self._desired = Desired()
         self._problems: dict[str, str] = {}
         self._trouble: str | None = None
@@ -60,7 +63,9 @@ class Overlay:
         publics = self._planner.publics(self.leases)
         if read or not publics <= self._reaches.keys():
             self._reaches = await self._underlay.reaches(publics) if publics else {}
-        self._desired = self._planner.plan(self._own(), self.leases, self._facts, self._reaches, self._takeover)
+        self._desired = self._planner.plan(
+            self._own(), self.leases, self._facts, self._reaches, self._takeover, admissions=self.admissions()
+        )
         return self._desired
 
     async def _refresh(self) -> None:
@@ -103,10 +108,7 @@ class Overlay:
 
     def _warn(self, mark: str, text: str | None) -> None:
         """Replace the warning that contains `mark`; said in the log when it is new."""
-        others = tuple(old for old in self._board.status.warnings if mark not in old)
-        if text is not None and text not in self._board.status.warnings:
-            log.warning("%s", text)
-        self._board.update(warnings=others if text is None else (*others, text))
+        self._board.warn(mark, [] if text is None else [text])
 
     def on_pass(self, progress: Progress) -> None:
         """A pass is over: publish how it went, and subnet.env once the node's own part stands.
@@ -144,12 +146,14 @@ class Overlay:
 
     def _is_blocking(self, failure: Failure) -> bool:
         """Without it the node has no network. A sysctl may be right to be refused: in a container the host sets it."""
-        entry = failure.op.entry
-        return entry.key not in self._desired.owners and not isinstance(entry, Sysctl | TxChecksum)
+        entry, leftover = failure.op.entry, failure.op.verb is Verb.DELETE
+        if isinstance(entry, Sysctl | TxChecksum | Admission) or (isinstance(entry, Table) and leftover):
+            return False
+        return entry.key not in self._desired.owners
 
     def _publish(self) -> None:
         mtu, own = self._backend.mtu(self._facts), self._own()
-        text = format_subnet_env(SubnetEnv.of(self._networks, own.subnets, mtu, ipmasq=False))
+        text = format_subnet_env(SubnetEnv.of(self._networks, own.subnets, mtu, ipmasq=self._masquerades))
         if text != self._written:
             self._write_env(text)
             self._written = text

@@ -4,11 +4,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from flanneld_py.backend.base import Backend, PeerPlan
+from flanneld_py.firewall.plan import NO_RULES, RuleWish, rule_plan
 from flanneld_py.model.entry import Desired, Entry, Key, Link, Scope
 from flanneld_py.model.lease import Lease
 from flanneld_py.model.leaseset import objection
 from flanneld_py.model.net import Addr, Net, Subnets
 from flanneld_py.model.node import NodeFacts, Reached, Reaches
+from flanneld_py.model.ruleset import Admission
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +36,19 @@ class _Planned:
 class Planner:
     """`networks`: the overlay; `former`: networks of this daemon's earlier runs, whose leftovers are ours to remove."""
 
-    def __init__(self, backend: Backend, networks: tuple[Net, ...], former: tuple[Net, ...], alias: str) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        networks: tuple[Net, ...],
+        former: tuple[Net, ...],
+        alias: str,
+        rules: RuleWish = NO_RULES,
+    ) -> None:
         self._backend = backend
         self._networks = networks
         self._scope_networks = tuple(dict.fromkeys(networks + former))
         self._alias = alias
+        self._rules = rules
         self._plans: dict[Subnets, _Planned] = {}
         self._for: tuple[Lease, NodeFacts] | None = None
         self.peers: dict[Subnets, PeerState] = {}
@@ -55,7 +65,14 @@ class Planner:
         )
 
     def plan(
-        self, own: Lease, leases: Iterable[Lease], facts: NodeFacts, reaches: Reaches, takeover: frozenset[str]
+        self,
+        own: Lease,
+        leases: Iterable[Lease],
+        facts: NodeFacts,
+        reaches: Reaches,
+        takeover: frozenset[str],
+        *,
+        admissions: tuple[Admission, ...] = (),
     ) -> Desired:
         """All that we want now; `peers` then tells how each peer is reached.
 
@@ -64,7 +81,11 @@ class Planner:
         if self._for != (own, facts):
             self._plans.clear()
             self._for = (own, facts)
-        local = self._backend.local_plan(own, facts)
+        local = (
+            *self._backend.local_plan(own, facts),
+            *rule_plan(self._rules, self._networks, own.subnets),
+            *admissions,
+        )
         entries: dict[Key, Entry] = {entry.key: entry for entry in local}
         owners: dict[Key, str] = {}
         plans = [self._peer(lease, own, facts, reaches) for lease in leases if lease.subnets != own.subnets]
@@ -72,7 +93,10 @@ class Planner:
         self.peers = {planned.lease.subnets: _merge(planned, entries, owners) for planned in plans}
         self._plans = {planned.lease.subnets: planned for planned in plans}
         devices = frozenset(entry.name for entry in local if isinstance(entry, Link))
-        return Desired(entries, Scope(self._scope_networks, devices, self._alias, takeover), owners)
+        return Desired(entries, self._scope(devices, takeover), owners)
+
+    def _scope(self, devices: frozenset[str], takeover: frozenset[str]) -> Scope:
+        return Scope(self._scope_networks, devices, self._alias, takeover, self._rules.instance)
 
     def _peer(self, lease: Lease, own: Lease, facts: NodeFacts, reaches: Reaches) -> _Planned:
         attrs = lease.attrs

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,11 +10,18 @@ from pathlib import Path
 from flanneld_py.errors import FlannelError
 
 LOCK = "flanneld.lock"
+DEFAULT = Path("/run/flannel/subnet.env")
 
 
 def subnet_file(environ: Mapping[str, str]) -> Path:
     """Where the daemon of this environment puts subnet.env, for commands beside it."""
-    return Path(environ.get("FLANNELD_SUBNET_FILE") or "/run/flannel/subnet.env")
+    return Path(environ.get("FLANNELD_SUBNET_FILE") or DEFAULT)
+
+
+def instance(subnet_file: Path) -> str:
+    """What tells this daemon's packet filter rules from those of others on the host; "" for the usual place."""
+    directory = subnet_file.parent.absolute()
+    return "" if directory == DEFAULT.parent else hashlib.sha256(os.fsencode(directory)).hexdigest()[:6]
 
 
 def is_held(directory: Path) -> bool:

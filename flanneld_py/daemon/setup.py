@@ -12,8 +12,10 @@ from flanneld_py.backend.table import read_backend
 from flanneld_py.daemon.board import Board
 from flanneld_py.daemon.options import Options
 from flanneld_py.daemon.prelude import check_interface, choose_interface, link_alias, node_facts
+from flanneld_py.daemon.rules import describe_rules, wish_of
 from flanneld_py.daemon.stores import Opened, with_wishes
 from flanneld_py.errors import ConfigError
+from flanneld_py.firewall.plan import RuleWish
 from flanneld_py.model.config import BackendConfig, NetworkConfig, check_config
 from flanneld_py.model.lease import NodeIdentity
 from flanneld_py.model.net import Net
@@ -28,7 +30,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """`former`: the networks that subnet.env held; `rejected`: interfaces that were not chosen, and why."""
+    """`former`: the networks that subnet.env held; `rejected`: interfaces that were not chosen, and why; `rules`: what
+    is wanted of the packet filter."""
 
     config: NetworkConfig
     backend: Backend
@@ -36,6 +39,7 @@ class Setup:
     request: LeaseRequest
     former: tuple[Net, ...]
     rejected: tuple[str, ...]
+    rules: RuleWish
 
 
 async def prepare(options: Options, identity: NodeIdentity, opened: Opened, sock: NetlinkSocket, board: Board) -> Setup:
@@ -43,6 +47,7 @@ async def prepare(options: Options, identity: NodeIdentity, opened: Opened, sock
     rng = random.SystemRandom()
     store = opened.store
     config, backend = await _configuration(store, board)
+    rules = wish_of(options, config)
     options = await with_wishes(options, opened.node)
     versions = tuple(family.version for family in config.families)
     choice = choose_interface(sock, options, versions)
@@ -54,6 +59,7 @@ async def prepare(options: Options, identity: NodeIdentity, opened: Opened, sock
         public=tuple(str(a) for a in (external.public4, external.public6) if a is not None),
         backend=config.backend.type,
         networks=tuple(map(str, config.networks)),
+        rules=describe_rules(rules),
     )
     board.at(Stage.LEASE)
     facts_with = partial(
@@ -64,13 +70,13 @@ async def prepare(options: Options, identity: NodeIdentity, opened: Opened, sock
     backend.mtu(facts)  # a hopeless MTU is told before a lease is taken
     env = _subnet_env(options.subnet_file)
     request = LeaseRequest(config, backend.attrs(facts), previous_subnets(env) if env else (), identity)
-    return Setup(config, backend, facts, request, env.networks if env else (), choice.rejected)
+    return Setup(config, backend, facts, request, env.networks if env else (), choice.rejected, rules)
 
 
 async def _configuration(store: LeaseStore, board: Board) -> tuple[NetworkConfig, Backend]:
     """All that is wrong is said in the log; the first of it is raised."""
     board.at(Stage.CONFIG)
-    checked = judge(await store.config(), store.describe())
+    checked = judge(await store.config(), store.config_source())
     for warning in checked.warnings:
         log.warning("%s", warning)
     board.update(warnings=checked.warnings)
@@ -109,7 +115,7 @@ async def follow_config(store: LeaseStore, running: NetworkConfig, board: Board)
     """Say what a configuration that differs from the `running` one will do; it applies at the next start."""
     async with aclosing(store.watch_config()) as texts:
         async for text in texts:
-            judged = judge(text, store.describe())
+            judged = judge(text, store.config_source())
             pending: str | None = None
             if judged.config == running:
                 log.info("the network configuration is again the one that runs")

@@ -33,8 +33,9 @@ T = TypeVar("T")
 CONNECT_S = 10.0
 STRATEGIC = "application/strategic-merge-patch+json"
 JSON = "application/json"
-# Compressing costs us more than it saves: a node sits beside its API server.
 _HEADERS = {"Accept": JSON, "Accept-Encoding": "identity", "User-Agent": f"flanneld/{VERSION}"}
+# A list comes in pieces of some KiB, each of which costs us more than to unpack it.
+_PACKED = {"Accept-Encoding": "gzip"}
 _SLOWEST_S = 10.0
 # The last two: a file that is being replaced, read for a new session.
 _FAILURES = (httpx2.HTTPError, OSError, LightkubeConfigError, UsageError)
@@ -155,9 +156,10 @@ class KubeClient:
         self, path: str, request: Request, conversation: ListWatch[T]
     ) -> AsyncGenerator[list[Message[T]] | Refusal, None]:
         """The messages of one request; a refusal ends it."""
+        headers = _HEADERS if request.watch else _HEADERS | _PACKED
         timeout = _timeout(request.silence_s)
         async with self._open().stream(
-            "GET", path, params=dict(request.params), headers=_HEADERS, timeout=timeout
+            "GET", path, params=dict(request.params), headers=headers, timeout=timeout
         ) as response:
             if not response.is_success:
                 yield _refusal(response, await response.aread())

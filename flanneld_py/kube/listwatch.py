@@ -188,7 +188,7 @@ class ListWatch(Generic[T]):
     def _is_lost(self, refusal: Refusal) -> bool:
         """Whether what we ask for cannot be had: a version or a page that is gone, or that never will be (a server
         restored from a backup says "too large resource version" for ever)."""
-        if refusal.status == 410 or (400 <= refusal.status < 500 and refusal.status not in (401, 403, 408, 425, 429)):
+        if 400 <= refusal.status < 500 and refusal.status not in (401, 403, 408, 425, 429):
             return True
         return self.watching and refusal.status == 504 and self._refusals >= _STUCK
 

@@ -230,7 +230,7 @@ def _build_machines(lab: Lab, started: Callable[[str, Process], None], progress:
         progress.step(f"applying {topology.spec.manifest}")
         machines.apply(topology, directory, Path(topology.spec.manifest))
     machines.wait_ready(servers.control.api, nodes, progress)
-    lab.save(replace(lab.record, pods=machines.run_pods(servers.control.api, nodes, directory, progress)))
+    lab.save(replace(lab.record, pods=machines.run_pods(servers.control.api, nodes, progress)))
     _wait_for_routes(lab, progress)
 
 
@@ -310,7 +310,7 @@ def _docker_pods(lab: Lab, _crew: Crew, progress: Progress) -> Iterator[PodAddre
     for node in lab.topology.nodes:
         containerd = docker.start_containerd(lab.directory, node, progress)
         lab.save(lab.record.with_process(docker.containerd_name(node), containerd))
-        dockerd = docker.start_dockerd(lab.directory, node, progress)
+        dockerd = docker.start_dockerd(lab.directory, node, progress, firewall=lab.topology.spec.firewall)
         lab.save(lab.record.with_process(docker.server_name(node), dockerd))
         yield docker.run_pods(lab.directory, node)
 

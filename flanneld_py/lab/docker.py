@@ -26,7 +26,7 @@ from flanneld_py.lab.namespaces import inside
 from flanneld_py.lab.process import Process
 from flanneld_py.lab.progress import Progress, ended
 from flanneld_py.lab.state import LabDirectory
-from flanneld_py.lab.topology import AddrOnLink, Node, Pod
+from flanneld_py.lab.topology import AddrOnLink, Firewall, Node, Pod
 
 GRACE_S = 20.0
 """dockerd ends its containers one by one before it ends itself."""
@@ -97,8 +97,11 @@ def note_absent(directory: LabDirectory) -> None:
     (directory.path / _ABSENT).write_text(json.dumps(absent))
 
 
-def start_dockerd(directory: LabDirectory, node: Node, progress: Progress) -> Process:
-    """A dockerd whose docker0 has the node's leased subnet and MTU; it answers."""
+def start_dockerd(directory: LabDirectory, node: Node, progress: Progress, *, firewall: Firewall) -> Process:
+    """A dockerd whose docker0 has the node's leased subnet and MTU; it answers.
+
+    Where the daemons have rules, docker has its own too; without, its chains would be in their way.
+    """
     home = directory.node(node.name) / "docker"
     argv = [
         find_program("dockerd"),
@@ -110,8 +113,7 @@ def start_dockerd(directory: LabDirectory, node: Node, progress: Progress) -> Pr
         # Control groups under a name of the lab's own, which systemd's driver would not take.
         "--exec-opt=native.cgroupdriver=cgroupfs",
         f"--cgroup-parent=/{cgroups.group_of(directory.name)}",
-        # A chain FORWARD with the policy DROP, which dockerd installs otherwise, would stop traffic between nodes.
-        "--iptables=false",
+        f"--iptables={str(firewall is not Firewall.NONE).lower()}",
         "--userland-proxy=false",
         # Without CAP_SYS_RESOURCE nobody may raise the hard limits to what docker would set.
         "--default-ulimit=nofile=1024:1024",

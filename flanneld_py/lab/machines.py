@@ -18,7 +18,7 @@ from flanneld_py.lab.namespaces import inside
 from flanneld_py.lab.process import Process
 from flanneld_py.lab.progress import Progress, ended
 from flanneld_py.lab.state import LabDirectory
-from flanneld_py.lab.topology import AddrOnLink, Node, Pod, Topology
+from flanneld_py.lab.topology import AddrOnLink, Node, Topology
 
 READY_S = 120.0
 _POLL_S = 0.05
@@ -74,10 +74,11 @@ def wait_ready(api: Api, nodes: Iterable[Node], progress: Progress) -> None:
 
 
 def apply(topology: Topology, directory: LabDirectory, file: Path) -> None:
-    """kubectl apply. LabError with its words if it refuses."""
-    done = kubectl(topology, directory, "apply", "-f", str(file))
+    """kubectl apply, of a kustomization if it is a directory. LabError with kubectl's words if it refuses."""
+    kind = "-k" if file.is_dir() else "-f"
+    done = kubectl(topology, directory, "apply", kind, str(file))
     if done.returncode != 0:
-        raise LabError(f"kubectl apply -f {file}: {done.stderr.strip()}")
+        raise LabError(f"kubectl apply {kind} {file}: {done.stderr.strip()}")
 
 
 def kubectl(topology: Topology, directory: LabDirectory, *words: str) -> "subprocess.CompletedProcess[str]":
@@ -91,9 +92,7 @@ def kubectl(topology: Topology, directory: LabDirectory, *words: str) -> "subpro
     )
 
 
-def run_pods(
-    api: Api, nodes: Sequence[Node], directory: LabDirectory, progress: Progress
-) -> dict[str, tuple[AddrOnLink, ...]]:
+def run_pods(api: Api, nodes: Sequence[Node], progress: Progress) -> dict[str, tuple[AddrOnLink, ...]]:
     """The lab's pods, run by their nodes' kubelets; their addresses. Each network namespace gets the pod's name."""
     for node in nodes:
         for pod in node.pods:
@@ -105,7 +104,7 @@ def run_pods(
         _until(lambda path=path: api.get(path)["status"].get("phase") == "Running", f"{pod.name} runs", progress)  # type: ignore[misc]
         running = api.get(path)
         addresses[pod.name] = tuple(_interface(one["ip"]) for one in running["status"]["podIPs"])
-        wiring.attach_namespace(pod.namespace, _pid_in(directory, pod, running["metadata"]["uid"]))
+        wiring.attach_namespace(pod.namespace, pid_of_pod(running["metadata"]["uid"]))
     return addresses
 
 
@@ -119,15 +118,15 @@ def pod_object(name: str, node: str) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
 
 
-def _pid_in(directory: LabDirectory, pod: Pod, uid: str) -> int:
-    """A process of the pod, found by its control group, whose name has the pod's UID."""
+def pid_of_pod(uid: str) -> int:
+    """A process of the pod, found by its control group, whose name has the pod's UID. LabError if none runs."""
     for entry in Path("/proc").iterdir():
         try:
             if entry.name.isdigit() and uid in (entry / "cgroup").read_text():
                 return int(entry.name)
         except OSError:
             continue
-    raise LabError(f"no process of {pod.name} runs", hint=f"the logs are in {directory.log('x').parent}")
+    raise LabError(f"no process of pod {uid} runs")
 
 
 def _interface(text: str) -> AddrOnLink:

@@ -119,7 +119,7 @@ class LabSpec:
     networks: tuple[Net, ...] = ()
     store: Store = Store.ETCD
     wiring: Wiring = Wiring.CNI
-    firewall: Firewall = Firewall.NONE
+    firewall: Firewall = Firewall.NFT
     published: tuple[PortMapping, ...] = ()
     go_nodes: tuple[int, ...] = ()
     go_binary: str | None = None

@@ -10,6 +10,7 @@ from enum import Enum
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface
 
 from flanneld_py.model.net import Addr, Net, inside
+from flanneld_py.model.ruleset import Admission, Table
 
 ROUTE_PROTOCOL = 241
 """Marks our routes: `ip route` shows `proto 241` (rtnetlink(7) rtm_protocol; below 255 and used by nobody else)."""
@@ -239,7 +240,8 @@ class Route:
         return text + (" onlink" if self.onlink else "")
 
 
-Entry = Link | LinkUp | Sysctl | TxChecksum | Address | Neighbour | FdbEntry | UdpWorker | UdpPeer | Route
+Device = Link | LinkUp | Sysctl | TxChecksum | Address
+Entry = Device | Table | Admission | Neighbour | FdbEntry | UdpWorker | UdpPeer | Route
 Plan = tuple[Entry, ...]
 """The entries that one lease, or the node itself, asks for."""
 
@@ -249,6 +251,8 @@ APPLY_ORDER: tuple[type[Entry], ...] = (
     TxChecksum,
     Address,
     LinkUp,
+    Table,
+    Admission,
     Neighbour,
     FdbEntry,
     UdpWorker,
@@ -298,13 +302,15 @@ class Scope:
     - every link with the alias `alias`, and the links named `devices`, with everything on them;
     - routes of our protocol whose destination lies in `networks`, or that leave through such a link;
     - routes of protocol boot inside `networks` through such a link or an interface in `takeover`: another flannel's,
-      taken over at start only (`takeover` is empty later).
+      taken over at start only (`takeover` is empty later);
+    - the packet filter's tables and chains that are named after `instance`; None: the packet filter is left alone.
     """
 
     networks: tuple[Net, ...] = ()
     devices: frozenset[str] = frozenset()
     alias: str = ""
     takeover: frozenset[str] = frozenset()
+    instance: str | None = None
 
     def holds(self, entry: "Entry") -> bool:
         """Whether `entry` is on one of `devices`, or a route of ours within `networks`."""

@@ -1,4 +1,4 @@
-"""One NETLINK_ROUTE socket: batches of requests with every answer matched to its request, and dumps.
+"""One netlink socket: batches of requests with every answer matched to its request, and dumps.
 
 rtnetlink carries requests out inside sendmsg, in their order, so all answers lie in the receive queue when sendmsg
 returns. A request that fails is always answered, with its sequence number, whether or not it asked for an
@@ -54,8 +54,17 @@ OPTIONS = (NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK)
 class NetlinkSocket:
     """Not for use by several threads. `groups`: RTNLGRP_* to listen to. Raises KernelError if it cannot be opened."""
 
-    def __init__(self, *, netns: Netns = None, groups: Iterable[int] = (), receive_bytes: int = _RECEIVE_BYTES) -> None:
-        self._socket = in_netns(netns, lambda: open_socket(groups, receive_bytes))
+    def __init__(
+        self,
+        *,
+        netns: Netns = None,
+        groups: Iterable[int] = (),
+        receive_bytes: int = _RECEIVE_BYTES,
+        protocol: int = socket.NETLINK_ROUTE,
+        given: socket.socket | None = None,
+    ) -> None:
+        """`given`: an open netlink socket of whatever namespace, which is ours from here on."""
+        self._socket = given or in_netns(netns, lambda: open_socket(groups, receive_bytes, protocol=protocol))
         self._buffer = bytearray(_DATAGRAM_BYTES)
         self._view = memoryview(self._buffer)
         self._next = 1
@@ -70,6 +79,11 @@ class NetlinkSocket:
 
     def fileno(self) -> int:
         return self._socket.fileno()
+
+    @property
+    def raw(self) -> socket.socket:
+        """The socket itself, for requests that are not answered one by one."""
+        return self._socket
 
     def close(self) -> None:
         self._socket.close()
@@ -192,10 +206,16 @@ class NetlinkSocket:
         return bytes(self._view[:count])
 
 
-def open_socket(groups: Iterable[int], receive_bytes: int, options: Iterable[int] = OPTIONS) -> socket.socket:
-    """A bound NETLINK_ROUTE socket in the caller's network namespace, with those of `options` that the kernel knows."""
+def open_socket(
+    groups: Iterable[int],
+    receive_bytes: int,
+    options: Iterable[int] = OPTIONS,
+    *,
+    protocol: int = socket.NETLINK_ROUTE,
+) -> socket.socket:
+    """A bound socket in the caller's network namespace, with those of `options` that the kernel knows."""
     try:
-        sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+        sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
     except OSError as err:
         raise KernelError(f"cannot open a netlink socket: {err.strerror}", errno=err.errno or 0) from err
     try:

@@ -25,8 +25,8 @@ class Status:
 
     `subnets`, `networks`, `public`: texts, IPv4 first. `entries`: how many we want; `difference`: how many of them are
     not so after the last pass; `repaired`: how many the last look at the kernel found otherwise. `offload`: what we ask
-    of our devices' offloads, and why. `worker`: what the
-    process counts that carries the udp backend's packets, as of a few seconds ago.
+    of our devices' offloads, and why. `rules`: of the packet filter, who keeps them and which are wanted. `worker`:
+    what the process counts that carries the udp backend's packets, as of a few seconds ago.
     """
 
     stage: Stage
@@ -56,6 +56,7 @@ class Status:
     warnings: tuple[str, ...] = ()
     offload: tuple[str, ...] = ()
     config_pending: str | None = None
+    rules: Mapping[str, Any] | None = None
     worker: Mapping[str, Any] | None = None
 
     def at(self, stage: Stage, now: float) -> "Status":

@@ -96,6 +96,11 @@ class Reconciler:
             self.look_again()
 
     @property
+    def desired(self) -> Desired:
+        """What was wanted at the last pass."""
+        return self._desired
+
+    @property
     def scope(self) -> Scope:
         return self._desired.scope
 

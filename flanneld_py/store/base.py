@@ -43,6 +43,9 @@ class LeaseStore(Protocol):
     def describe(self) -> str:
         """Where the leases are, for a log line; without secrets."""
 
+    def config_source(self) -> str:
+        """Where the network configuration is, for messages about what is in it."""
+
     async def config(self) -> str:
         """The text of the network configuration; waits until there is one."""
 

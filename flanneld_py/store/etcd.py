@@ -52,6 +52,9 @@ class EtcdStore:
     def describe(self) -> str:
         return f"etcd {self._client.describe()} below {self._prefix}"
 
+    def config_source(self) -> str:
+        return self.describe()
+
     async def config(self) -> str:
         while True:
             kv, revision = await self._client.get(self._keys.config)

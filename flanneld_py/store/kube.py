@@ -62,7 +62,10 @@ class KubeStore:
         self._backend = ""
 
     def describe(self) -> str:
-        return f"the Kubernetes API at {self._client.describe()}, {self._file.path}"
+        return f"the Kubernetes API at {self._client.describe()}"
+
+    def config_source(self) -> str:
+        return str(self._file.path)
 
     async def config(self) -> str:
         return await self._file.read()

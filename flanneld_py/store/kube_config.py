@@ -12,7 +12,7 @@ from flanneld_py.store.conditions import Conditions
 MOST_BYTES: Final = 1 << 20
 """What a ConfigMap may hold."""
 _MISSING_S = 1.0
-_LOOK_S = 10.0
+_LOOK_S = 5.0
 """The kubelet itself takes up to a minute to bring a changed ConfigMap."""
 
 

@@ -2,6 +2,7 @@
 
 from tests.cni.node import SUBNET_ENV, Node, PodMaker
 
+WAYS = ("plain", "resident")
 NEW_ENV = SUBNET_ENV.replace("10.77.9.1", "10.77.55.1")
 
 
@@ -47,10 +48,3 @@ def test_option_forbids_it(node: Node, pods: PodMaker) -> None:
     node.env_file.write_text(NEW_ENV)
     answer = node.call("ADD", node.conf(delegate={"forceAddress": False}), netns=pod.path)
     assert answer.document is not None and answer.document["code"] == 105
-
-
-def test_other_failures_are_not_taken_for_it(node: Node, pods: PodMaker) -> None:
-    node.add(node.conf(), pods().path, container="old")
-    node.replace_plugin("host-local", """echo '{"code": 11, "msg": "full"}'; exit 1""")
-    answer = node.call("ADD", node.conf(), netns=pods().path)
-    assert answer.document is not None and answer.document["code"] == 11

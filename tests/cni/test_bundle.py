@@ -5,12 +5,13 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cni_plugin import bundle, conflist, install, program
+from cni_plugin import bundle, closure, conflist, install, launcher, program
 from tests.cni.bare import BIN, CONF, BareNode, add_plugin
 from tests.cni.node import NOTHING, PodMaker, link_real_plugins
 from tests.netns.space import Namespace
@@ -188,6 +189,25 @@ def test_every_module_that_is_named_in_ours_is_there(built: Path) -> None:
     assert [file for file in files.split() if not file.startswith(str(folder))] == []
 
 
+def test_module_that_puts_another_into_its_place_is_part_of_the_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """collections.abc is one since Python 3.13."""
+    package = tmp_path / "alias_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "alias.py").write_text("import sys, math\nsys.modules[__name__] = math\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        assert import_module("alias_package.alias") is import_module("math")
+        names = {spec.name: spec.origin for spec in closure.loaded()}
+    finally:
+        for name in ("alias_package", "alias_package.alias"):
+            sys.modules.pop(name, None)
+    assert names["alias_package.alias"] == str(package / "alias.py")
+    assert "os.path" not in names  # the name of a module that is there under another
+
+
 def test_runs_from_where_it_is_moved_to_and_through_a_link(built: Path, tmp_path: Path) -> None:
     shutil.copytree(built, tmp_path / "a b", symlinks=True)
     (tmp_path / "link").symlink_to(tmp_path / "a b" / "flannel")
@@ -237,22 +257,26 @@ def test_script_and_bundle_replace_each_other(built: Path, tmp_path: Path) -> No
     assert {path.name for path in folder.iterdir()} == before
 
 
-def test_update_while_it_is_called(built: Path, tmp_path: Path) -> None:
-    """Every call gets one version as a whole: the launcher follows the link once."""
-    folder = folder_with_plugins(tmp_path / "bin")
-    versions = [bundle.read_bundle(built)]
+def test_call_that_an_update_comes_upon_goes_on_with_its_own_version(built: Path, tmp_path: Path) -> None:
+    """The launcher follows the link once; what is imported after that is of the same version."""
+    folder, hold = folder_with_plugins(tmp_path / "bin"), tmp_path / "hold"
+    own, versions = bundle.read_bundle(built), []
     for number in range(2):
-        files = versions[0].files | {"cni_plugin/number.py": (f"NUMBER = {number}".encode(), 0o644)}
-        versions.append(program.Program(versions[0].entry, files))
+        head = "import posix\nhold = posix.environ.get(b'HOLD')\nhold and open(hold).read()\n"
+        check = f"from cni_plugin.number import NUMBER\nassert NUMBER == {number}\nmain()"
+        script = head.encode() + own.files["flannel.py"][0].replace(b"main()", check.encode())
+        module = f"NUMBER = {number}".encode()
+        files = own.files | {"flannel.py": (script, 0o644), "cni_plugin/number.py": (module, 0o644)}
+        versions.append(program.Program(own.entry, files))
     program.install(versions[0], folder)
-    loop = "for i in $(seq 200); do CNI_COMMAND=VERSION $0 || exit 1; done"
-    with subprocess.Popen(["sh", "-c", loop, folder / "flannel"], stdout=subprocess.PIPE, text=True) as calls:
-        while calls.poll() is None:
-            for version in versions:
-                program.install(version, folder)
-            assert calls.stdout is not None
-            calls.stdout.read(1)
-        assert calls.returncode == 0
+    os.mkfifo(hold)
+    environ = {"CNI_COMMAND": "VERSION", "HOLD": str(hold)}
+    with subprocess.Popen([folder / "flannel"], stdout=subprocess.PIPE, env=environ, text=True) as call:
+        with hold.open("w"):  # it is at work
+            program.install(versions[1], folder)
+        output, _ = call.communicate(timeout=60)
+    assert call.returncode == 0 and "1.1.0" in output
+    assert "1.1.0" in program.supported_versions(folder / "flannel")
 
 
 def test_install_makes_a_bundle_of_the_running_interpreter(tmp_path: Path) -> None:
@@ -298,7 +322,7 @@ def test_folder_with_something_in_it_is_left_alone(tmp_path: Path, capsys: pytes
 def test_launcher_compiles_without_a_warning(tmp_path: Path) -> None:
     warnings = ["-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror"]
     sanitized = ["-fsanitize=address,undefined", "-g", "-O1", "-std=c11", "-D_GNU_SOURCE"]
-    command = [os.environ.get("CC", "cc"), *sanitized, *warnings, "-o", tmp_path / "flannel", bundle.LAUNCHER]
+    command = [os.environ.get("CC", "cc"), *sanitized, *warnings, "-o", tmp_path / "flannel", *launcher.SOURCES]
     subprocess.run(command, check=True)
     folder = tmp_path / "flannel.d"
     folder.mkdir()

@@ -8,6 +8,8 @@ import pytest
 from tests.cni.node import DUAL_STACK_ENV, Node, PodMaker
 from tests.netns.space import Namespace
 
+WAYS = ("plain", "resident")
+
 
 def checked(node: Node, pod: Namespace, result: dict[str, Any] | None, **changes: Any) -> Any:
     conf = node.conf(**changes) | ({} if result is None else {"prevResult": result})

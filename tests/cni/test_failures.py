@@ -10,6 +10,8 @@ import pytest
 
 from tests.cni.node import NOTHING, REAL_PLUGINS, Node, PodMaker
 
+WAYS = ("plain", "launcher")
+
 
 def refused(node: Node, conf: dict[str, Any], netns: str, **more: Any) -> dict[str, Any]:
     answer = node.call("ADD", conf, netns=netns, **more)
@@ -169,6 +171,13 @@ def test_signals_that_the_interpreter_ignores_are_not_ignored_by_the_delegate(no
     node.add(node.conf(), pods().path)
     ignored = int(Path(seen).read_text().split()[1], 16)
     assert not ignored & (1 << 12 | 1 << 24)  # SIGPIPE, SIGXFSZ
+
+
+def test_other_failures_are_not_taken_for_an_old_address(node: Node, pods: PodMaker) -> None:
+    node.add(node.conf(), pods().path, container="old")
+    node.replace_plugin("host-local", """echo '{"code": 11, "msg": "full"}'; exit 1""")
+    answer = node.call("ADD", node.conf(), netns=pods().path)
+    assert answer.document is not None and answer.document["code"] == 11
 
 
 def test_real_plugins_are_what_is_tested() -> None:

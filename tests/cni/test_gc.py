@@ -7,6 +7,8 @@ import pytest
 
 from tests.cni.node import NOTHING, Answer, Node, PodMaker
 
+WAYS = ("plain", "resident")
+
 KEY = "cni.dev/valid-attachments"
 
 SPEAKS_1_1 = """

@@ -16,6 +16,8 @@ from cni_plugin.subnetenv import parse_subnet_env
 from flanneld_py.version import VERSION
 from tests.cni.node import NOTHING, SUBNET_ENV, TIMEOUT_S, Node, PodMaker
 
+WAYS = ("plain", "resident")
+
 CONF = {"cniVersion": "1.0.0", "name": "cbr0", "type": "flannel"}
 
 

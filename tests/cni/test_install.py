@@ -1,19 +1,18 @@
 """`flannel install`: what is put where, what is refused, what is reported, and how it is taken away."""
 
-import ctypes
 import json
 import os
 import shutil
 import stat
-import struct
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
 from cni_plugin import conflist, install, place, program
+from tests.cni.inotify import Inotify
 from tests.cni.node import REAL_PLUGINS, link_real_plugins
 
 DEPLOYED = Path(__file__).parents[2] / "deploy" / "cni" / conflist.FILE_NAME
@@ -58,6 +57,13 @@ def test_default_is_the_deployed_file() -> None:
     flannel, portmap = content["plugins"]
     assert content["name"] == "cbr0" and flannel["delegate"] == {"hairpinMode": True, "isDefaultGateway": True}
     assert portmap == {"type": "portmap", "capabilities": {"portMappings": True}}
+
+
+@pytest.mark.parametrize("path", sorted(DEPLOYED.parent.glob("*.conflist")), ids=lambda path: path.name)
+def test_deployed_conflists_are_accepted(host: Host, path: Path) -> None:
+    (host.bin / "bandwidth").symlink_to(REAL_PLUGINS / "bandwidth")
+    assert host.run("--conf", path) == 0
+    assert host.conflist.read_bytes() == path.read_bytes()
 
 
 def test_installs_a_program_that_runs_and_the_conflist(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
@@ -206,6 +212,14 @@ def test_named_interpreter_runs_the_plugin(host: Host) -> None:
     assert "1.1.0" in program.supported_versions(host.bin / "flannel")
 
 
+def test_resident_entry_is_the_launcher_and_goes_back_to_a_script(host: Host) -> None:
+    before = set(host.bin.iterdir())
+    for arguments, begin in ((["--resident"], b"\x7fELF"), ([], b"#!"), (["--resident"], b"\x7fELF")):
+        assert host.run(*arguments) == 0 and (host.bin / "flannel").read_bytes().startswith(begin)
+        assert (host.bin / "flannel.d").is_symlink() == bool(arguments)
+    assert host.run("--uninstall") == 0 and set(host.bin.iterdir()) == before
+
+
 def test_program_that_does_not_run_does_not_replace_the_one_before(host: Host) -> None:
     host.run()
     before = (host.bin / "flannel").read_bytes()
@@ -322,30 +336,6 @@ def test_conflist_never_comes_without_the_program(host: Host, capsys: pytest.Cap
     (host.bin / "flannel").mkdir()
     assert host.run() == 1
     assert str(host.bin / "flannel") in capsys.readouterr().err and not host.conflist.exists()
-
-
-class Inotify:
-    """What a runtime that watches a directory is told: (event, name). Names of events as in inotify(7)."""
-
-    EVENTS: ClassVar = {0x2: "MODIFY", 0x40: "MOVED_FROM", 0x80: "MOVED_TO", 0x200: "DELETE"}
-
-    def __init__(self, *folders: Path) -> None:
-        libc = ctypes.CDLL(None, use_errno=True)
-        self.fd = libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
-        mask = sum(self.EVENTS)
-        self.folders = {libc.inotify_add_watch(self.fd, str(folder).encode(), mask): folder for folder in folders}
-        assert -1 not in self.folders
-
-    def read(self) -> list[tuple[str, Path]]:
-        data = os.read(self.fd, 1 << 20)
-        found = []
-        while data:
-            watch, mask, _, size = struct.unpack_from("iIII", data)
-            name = data[16 : 16 + size].rstrip(b"\0").decode()
-            if mask in self.EVENTS:
-                found.append((self.EVENTS[mask], self.folders[watch] / name))
-            data = data[16 + size :]
-        return found
 
 
 def test_runtimes_that_watch_are_told_at_the_right_moment(host: Host) -> None:

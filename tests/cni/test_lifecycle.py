@@ -9,6 +9,7 @@ import pytest
 from flanneld_py.netlink.netns import in_netns
 from tests.cni.node import DUAL_STACK_ENV, NOTHING, SUBNET_ENV, TIMEOUT_S, Node, PodMaker, remove_namespace
 
+WAYS = ("plain", "resident")
 VERSIONS = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0"]
 """All that Debian 12's plugins have in common with ours."""
 

@@ -13,6 +13,7 @@ from cni_plugin import scratch
 from tests.cni.node import NOTHING, SUBNET_ENV, TIMEOUT_S, Node, PodMaker, remove_namespace
 from tests.netns.space import Namespace
 
+WAYS = ("plain", "resident")
 FIRST, LAST = map(int, os.environ.get("CNI_SEQUENCES", "0-11").split("-"))
 """Seeds; more are for a long run: CNI_SEQUENCES=0-999 tests/run tests/cni/test_sequences.py"""
 

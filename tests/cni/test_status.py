@@ -11,6 +11,7 @@ import pytest
 from flanneld_py.observe.status import Stage, Status
 from tests.cni.node import NOTHING, Node, PodMaker
 
+WAYS = ("plain", "launcher")
 SINCE = time.time()
 WAITING = Status(
     stage=Stage.LEASE,

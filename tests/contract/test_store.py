@@ -1,4 +1,5 @@
-"""What every LeaseStore with leases that run out does: the one in memory, which other tests use, and real etcd."""
+"""What LeaseStores do: the one in memory, which other tests use, and real etcd, whose leases run out; and what a real
+Kubernetes API does as well, where nodes have their subnets from the cluster."""
 
 import asyncio
 import json
@@ -21,6 +22,8 @@ from flanneld_py.store.lease_codec import encode_attrs
 from tests.etcd.conftest import Reports
 from tests.etcd.server import Server
 from tests.fakes.store import MemoryCluster
+from tests.kubernetes.cluster import Cluster
+from tests.kubernetes.stores import Stores as KubeStores
 
 NOW = 1_000_000.0
 
@@ -29,6 +32,9 @@ class Place(Protocol):
     """One cluster: stores of its nodes, and what an operator does to it."""
 
     def store(self) -> Any: ...
+
+    def store_of(self, number: int) -> Any:
+        """The store of the node that asks with this number, where a store is one node's."""
 
     async def set_config(self, text: str) -> None: ...
 
@@ -48,6 +54,9 @@ class Memory:
     def store(self) -> Any:
         return self._cluster.store(self._reports)
 
+    def store_of(self, number: int) -> Any:
+        return self.store()
+
 
 class Etcd:
     def __init__(self, server: Server, prefix: str, stores: Callable[..., EtcdStore]) -> None:
@@ -56,6 +65,9 @@ class Etcd:
 
     def store(self) -> Any:
         return self._stores(self._server, self._prefix, clock=lambda: NOW)
+
+    def store_of(self, number: int) -> Any:
+        return self.store()
 
     async def set_config(self, text: str) -> None:
         await asyncio.to_thread(self._server.ctl, "put", self._keys.config.decode(), text)
@@ -66,6 +78,42 @@ class Etcd:
 
     async def revoke(self, subnets: Subnets) -> None:
         await asyncio.to_thread(self._server.ctl, "del", self._keys.subnet(subnets).decode())
+
+
+class Kubernetes:
+    """Nodes that a kubelet has registered. The cluster gives subnets; it is an operator who takes a node away."""
+
+    def __init__(self, cluster: Cluster, stores: KubeStores, reports: Reports) -> None:
+        self._cluster, self._stores, self._reports = cluster, stores, reports
+
+    def store_of(self, number: int) -> Any:
+        if f"n{number}" not in self._names():
+            self._cluster.add_node(f"n{number}", pod_networks=[f"10.5.{number}.0/24"])
+        return self._stores.make(f"n{number}", reports=self._reports)
+
+    def _names(self) -> dict[str, list[str]]:
+        listed = self._cluster.api.get("/api/v1/nodes")["items"]
+        return {node["metadata"]["name"]: node["spec"].get("podCIDRs", []) for node in listed}
+
+    async def set_config(self, text: str) -> None:
+        path = self._stores.folder / "net-conf.json"
+        path.with_suffix(".new").write_text(text)
+        path.with_suffix(".new").rename(path)
+
+    async def revoke(self, subnets: Subnets) -> None:
+        for name, cidrs in self._names().items():
+            if cidrs == [str(net) for net in subnets]:
+                self._cluster.delete_node(name)
+
+
+@pytest.fixture(params=["memory", "etcd", "kubernetes"])
+def anyplace(request: pytest.FixtureRequest, reports: Reports) -> Any:
+    """For what all stores do alike."""
+    if request.param == "memory":
+        return Memory(reports)
+    if request.param == "etcd":
+        return Etcd(*(request.getfixturevalue(name) for name in ("etcd", "prefix", "stores")))
+    return Kubernetes(request.getfixturevalue("cluster"), request.getfixturevalue("kube_stores"), reports)
 
 
 @pytest.fixture(params=["memory", "etcd"])
@@ -103,17 +151,17 @@ async def test_nodes_get_different_subnets(place: Place) -> None:
     assert len({lease.subnets for lease in leases}) == 12
 
 
-async def test_node_gets_its_lease_back_with_new_attrs(place: Place) -> None:
-    first = await place.store().acquire(ask(1))
+async def test_node_gets_its_lease_back_with_new_attrs(anyplace: Place) -> None:
+    first = await anyplace.store_of(1).acquire(ask(1))
     changed = replace(ask(1), attrs=replace(ask(1).attrs, backend_data='{"VNI":9}'))
-    again = await place.store().acquire(changed)
+    again = await anyplace.store_of(1).acquire(changed)
     assert again == replace(first, attrs=changed.attrs)
-    assert await place.store().stored(changed.attrs) == changed.attrs
+    assert await anyplace.store_of(1).stored(changed.attrs) == changed.attrs
 
 
-async def test_nothing_is_stored_of_an_unknown_node(place: Place) -> None:
-    await place.store().acquire(ask(1))
-    assert await place.store().stored(ask(2).attrs) is None
+async def test_nothing_is_stored_of_an_unknown_node(anyplace: Place) -> None:
+    await anyplace.store_of(1).acquire(ask(1))
+    assert await anyplace.store_of(2).stored(ask(2).attrs) is None
 
 
 async def test_previous_subnet(place: Place) -> None:
@@ -234,23 +282,45 @@ async def test_watch_tells_everything_in_order(place: Place) -> None:
     assert seen == [Changed(peer), Changed(renewed), Gone(peer.subnets), Gone(own.subnets)]
 
 
-async def test_each_watch_begins_with_all_leases(place: Place) -> None:
-    async with aclosing(place.store().watch()) as messages:
+async def test_each_watch_begins_with_all_leases(anyplace: Place) -> None:
+    async with aclosing(anyplace.store_of(1).watch()) as messages:
         assert await anext(messages) == Snapshot(())
-    leases = [await place.store().acquire(ask(number)) for number in (1, 2)]
-    async with aclosing(place.store().watch()) as messages:
+    leases = [await anyplace.store_of(number).acquire(ask(number)) for number in (1, 2)]
+    async with aclosing(anyplace.store_of(1).watch()) as messages:
         first = await anext(messages)
     assert isinstance(first, Snapshot) and set(first.leases) == set(leases)
 
 
-async def test_configuration_is_waited_for_and_watched(place: Place, reports: Reports) -> None:
-    store = place.store()
+async def test_watch_tells_of_others_and_of_our_own_loss(anyplace: Place) -> None:
+    store, other = anyplace.store_of(1), anyplace.store_of(2)
+    own = await store.acquire(ask(1))
+    async with aclosing(store.watch()) as messages:
+        assert await anext(messages) == Snapshot((own,))
+        peer = await other.acquire(ask(2))
+        seen = await collect(messages, Changed(peer))
+        await anyplace.revoke(peer.subnets)
+        seen += await collect(messages, Gone(peer.subnets))
+        await anyplace.revoke(own.subnets)
+        seen += await collect(messages, Gone(own.subnets))
+    assert seen == [Changed(peer), Gone(peer.subnets), Gone(own.subnets)]
+
+
+async def test_what_is_released_harms_nobody(anyplace: Place) -> None:
+    own, other = anyplace.store_of(1), anyplace.store_of(2)
+    lease, peer = await own.acquire(ask(1)), await other.acquire(ask(2))
+    await own.release(lease)
+    await own.release(lease)
+    assert await other.stored(ask(2).attrs) == peer.attrs
+
+
+async def test_configuration_is_waited_for_and_watched(anyplace: Place, reports: Reports) -> None:
+    store = anyplace.store_of(1)
     waiting = asyncio.ensure_future(store.config())
     missing = await reports.until(lambda condition: not condition.ok)
     assert missing.hint
-    await place.set_config("one")
+    await anyplace.set_config("one")
     assert await asyncio.wait_for(waiting, 20) == "one"
     assert reports.seen[-1].ok
     async with aclosing(store.watch_config()) as texts, asyncio.timeout(20):
-        await place.set_config("two")
+        await anyplace.set_config("two")
         assert await anext(texts) == "two"

@@ -69,6 +69,9 @@ class MemoryStore:
     def describe(self) -> str:
         return "memory"
 
+    def config_source(self) -> str:
+        return "memory"
+
     async def config(self) -> str:
         async with self.cluster.config_changed:
             if self.cluster.text is None:

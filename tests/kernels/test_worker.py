@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from flanneld_py.dataplane import link
 from flanneld_py.dataplane.supervisor import WorkerSupervisor
 from flanneld_py.lab.echo import decode_reply, encode_request
 from flanneld_py.model.entry import Desired, Op, UdpPeer, UdpWorker, Verb
@@ -40,6 +41,12 @@ class Site:
     @property
     def pod(self) -> str:
         return str(subnet(self.number).network_address + 1)
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a software processor a worker takes its time to load its code."""
+    monkeypatch.setattr(link, "ANSWER_S", 80.0)
 
 
 @pytest.fixture

@@ -123,6 +123,18 @@ def test_what_cannot_be_used_ends_it(place: Place, flags: tuple[str, ...]) -> No
     assert status["stage"] == "failed" and status["error"].startswith(flags[0].partition("=")[0])
 
 
+def test_a_configuration_that_cannot_be_used_ends_it(place: Place) -> None:
+    place.add_node("n1", str(ADDRESS), pod_networks=["10.244.1.0/24"])
+    place.write_config({"Type": "vxlan", "VNI": "one"})
+    try:
+        daemon = place.start_daemon()
+        assert process.wait(daemon, 30)
+    finally:
+        place.write_config({"Type": "vxlan"})
+    assert place.status()["stage"] == "failed"
+    assert place.status()["error"].startswith(f"{place.folder / 'net-conf.json'}: Backend: VNI")
+
+
 def test_a_thousand_nodes_fit_into_50_mib(place: Place) -> None:
     place.add_node("n1", str(ADDRESS), pod_networks=["10.244.0.0/26"])
     images = [{"names": [f"registry.example.org/image-{n}@sha256:{n:064x}"], "sizeBytes": n} for n in range(25)]

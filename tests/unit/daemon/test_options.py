@@ -196,8 +196,7 @@ def test_no_error_repeats_a_secret(argv: list[str]) -> None:
 
 
 GIVEN_LATER = [
-    *("--ip-masq", "--ip-masq-fully-random-disable", "--iptables-resync=5"),
-    *("--iptables-forward-rules=true", "--ip-blackhole-route", "--vmodule=a=1", "--log_backtrace_at=a:1"),
+    *("--vmodule=a=1", "--log_backtrace_at=a:1"),
 ]
 
 
@@ -217,8 +216,7 @@ def test_a_flag_without_effect_is_refused(word: str) -> None:
 @pytest.mark.parametrize(
     "word",
     [
-        *("--ip-masq=false", "--ip-masq-fully-random-disable=false", "--kube-subnet-mgr=false", "--kube-api-url="),
-        *("--healthz-port=0", "--iptables-forward-rules=false", "--ip-blackhole-route=false"),
+        *("--kube-subnet-mgr=false", "--kube-api-url=", "--healthz-port=0"),
         *("--vmodule=", "--log_backtrace_at=", "--kubeconfig-file=", "--set-node-network-unavailable=true"),
     ],
 )
@@ -241,7 +239,7 @@ def test_a_flag_for_kubernetes_needs_kubernetes(word: str) -> None:
 )
 def test_an_api_address_that_is_none(url: str) -> None:
     assert error("--kube-subnet-mgr", f"--kube-api-url={url}") == (
-        f"--kube-api-url={url!r}: is no address; such as https://10.0.0.1:6443"
+        f"--kube-api-url: {url!r} is no address; such as https://10.0.0.1:6443"
     )
 
 
@@ -251,8 +249,8 @@ def test_an_api_address_with_a_password_is_not_repeated() -> None:
 
 
 def test_a_variable_without_effect_is_refused_by_its_name() -> None:
-    assert error(FLANNELD_IP_MASQ="true") == (
-        "FLANNELD_IP_MASQ=true: this version does not masquerade; unset the variable"
+    assert error(FLANNELD_VMODULE="a=1") == (
+        "FLANNELD_VMODULE=a=1: this version has one log level for all; unset the variable"
     )
 
 
@@ -313,6 +311,10 @@ def test_an_empty_prefix_is_refused(text: str) -> None:
         (["--v=11"], "--v=11: is not from 0 to 10"),
         (["--v=-1"], "--v=-1: is not from 0 to 10"),
         (["--log-format=xml"], "--log-format='xml': is not known; write text or json"),
+        (["--packet-filter=ipfw"], "--packet-filter='ipfw': is not known; write auto, nft or iptables"),
+        (["--packet-filter="], "--packet-filter='': is not known"),
+        (["--iptables-resync=0"], "--iptables-resync=0: is not from 1 to 86400"),
+        (["--ip-masq=yes"], "--ip-masq='yes': is not a boolean"),
     ],
 )
 def test_values_that_cannot_be_used(argv: list[str], words: str) -> None:
@@ -341,6 +343,15 @@ def test_arguments_for_the_installer_are_words_of_a_shell() -> None:
         parse("--install-cni", "--install-cni-args='")
     with pytest.raises(UsageError, match=r"nothing is installed; give --install-cni"):
         parse("--install-cni-args=--bundle")
+
+
+def test_packet_filter_flags_have_flannels_defaults() -> None:
+    options = parse()
+    assert (options.ip_masq, options.iptables_forward_rules, options.iptables_resync) == (False, True, 5)
+    assert (options.ip_masq_fully_random_disable, options.ip_blackhole_route) == (False, False)
+    assert (options.packet_filter, options.fix_foreign_forward) == ("auto", False)
+    given = parse("--ip-masq", "-iptables-forward-rules=false", FLANNELD_IPTABLES_RESYNC="0x1e")
+    assert (given.ip_masq, given.iptables_forward_rules, given.iptables_resync) == (True, False, 30)
 
 
 def test_describe_shows_what_was_asked_for_without_secrets() -> None:

@@ -1,0 +1,143 @@
+"""The packet filter made real: the `Applier` for tables and admissions, whichever engine keeps them.
+
+What another engine holds of ours is known too, as a table that nobody wants: so a change of engine adds the new rules,
+then takes the old ones away, and needs no code of its own.
+"""
+
+import errno
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+
+from flanneld_py.errors import KernelError
+from flanneld_py.model.entry import Desired, Entry, Failure, Key, Op, Verb
+from flanneld_py.model.net import Net
+from flanneld_py.model.ruleset import Admission, Engine, Table
+from flanneld_py.netfilter import nft
+from flanneld_py.netfilter.foreign import Finding, NftForeign, find_legacy, unique
+from flanneld_py.netfilter.iptables import Iptables
+from flanneld_py.netfilter.legacy import has_legacy_admissions, has_legacy_chains
+from flanneld_py.netfilter.programs import Programs
+from flanneld_py.netfilter.socket import Change, NftSocket
+from flanneld_py.netfilter.walk import Packet
+from flanneld_py.netlink.wire import Refusal
+
+_FAMILIES = (4, 6)
+
+
+class PacketFilter:
+    """Applies in `netns`, a path, or our own namespace if None. Close it with `close`."""
+
+    handles: frozenset[type[Entry]] = frozenset({Table, Admission})
+
+    def __init__(self, *, netns: str | None = None) -> None:
+        self._netns = netns
+        self._sock = NftSocket(netns=netns)
+        self._programs = {engine: Programs(engine, netns=netns) for engine in Engine if engine is not Engine.NFT}
+        self._iptables = {engine: Iptables(programs) for engine, programs in self._programs.items()}
+        self._read: dict[Key, tuple[tuple[object, ...], Table | None]] = {}
+
+    def close(self) -> None:
+        self._sock.close()
+
+    async def known(self, desired: Desired) -> dict[Key, Entry]:
+        """KernelError: the packet filter cannot be read."""
+        instance = desired.scope.instance
+        if instance is None:
+            return {}
+        wanted = [entry for entry in desired.entries.values() if isinstance(entry, Table | Admission)]
+        found: dict[Key, Entry] = {**nft.known_tables(self._sock, instance)}
+        found |= nft.known_admissions(self._sock, instance)
+        tables = {(one.engine, one.version): one for one in wanted if isinstance(one, Table)}
+        present = nft.iptables_versions(self._sock, instance)
+        for version in _FAMILIES:
+            table = tables.get((Engine.IPTABLES_NFT, version))
+            if table is not None:
+                found |= _keyed(await self._read_nft(table) if version in present else None)
+            elif version in present:
+                found |= _keyed(nft.leftover(Engine.IPTABLES_NFT, version, instance))
+            table = tables.get((Engine.IPTABLES_LEGACY, version))
+            if has_legacy_chains(version, instance, netns=self._netns):
+                old = nft.leftover(Engine.IPTABLES_LEGACY, version, instance)
+                found |= _keyed(old if table is None else await self._iptables[Engine.IPTABLES_LEGACY].read(table))
+            if has_legacy_admissions(version, instance, netns=self._netns):
+                found |= await self._iptables[Engine.IPTABLES_LEGACY].admissions(version, instance)
+        return found
+
+    def generation(self) -> int | None:
+        """Another number after each change of nf_tables, and so of iptables-nft; None: there is no nf_tables."""
+        return self._sock.generation()
+
+    async def foreign(self, packets: Sequence[Packet], networks: Sequence[Net], instance: str) -> tuple[Finding, ...]:
+        """The chains of others that drop any of `packets`, each of which is of one of `networks`."""
+        found: list[Finding] = []
+        theirs = NftForeign(self._sock, instance)
+        for network in networks:
+            ours = [packet for packet in packets if packet.version == network.version]
+            for packet in ours:
+                found += theirs.find(packet, network)
+            with suppress(KernelError):  # a legacy table, and no program that shows it: nothing can be said of it
+                programs = self._programs[Engine.IPTABLES_LEGACY]
+                found += await find_legacy(programs, ours, network, instance, netns=self._netns)
+        return unique(found)
+
+    async def apply(self, ops: Sequence[Op]) -> list[Failure]:
+        failures = []
+        for op in ops:
+            try:
+                refused = await self._apply(op)
+            except KernelError as err:
+                refused = Failure(op, err.message, err.errno, err.hint, cannot=err.errno in {0, errno.EPERM})
+            if refused is not None:
+                failures.append(refused)
+        return failures
+
+    async def _apply(self, op: Op) -> Failure | None:
+        entry = op.entry
+        if not isinstance(entry, Table | Admission):
+            raise TypeError(entry)
+        self._read.pop(entry.key, None)
+        if entry.engine is Engine.IPTABLES_LEGACY:
+            return await self._iptables[entry.engine].apply(op)
+        if isinstance(entry, Table) and entry.engine is Engine.IPTABLES_NFT and op.verb is not Verb.DELETE:
+            return await self._iptables[entry.engine].apply(op)
+        changes = self._changes(op)
+        refusal = self._sock.commit(changes) if changes else None
+        return None if refusal is None else _failure(op, refusal)
+
+    def _changes(self, op: Op) -> list[Change]:
+        match op.entry, op.verb:
+            case Admission() as entry, Verb.DELETE:
+                return nft.remove_admission(self._sock, entry)
+            case Admission() as entry, _:
+                return nft.write_admission(self._sock, entry)
+            case Table(engine=Engine.NFT) as entry, Verb.DELETE:
+                return nft.remove_table(self._sock, entry)
+            case Table(engine=Engine.NFT) as entry, _:
+                return nft.write_table(self._sock, entry)
+            case Table() as entry, _:
+                return nft.remove_iptables(self._sock, entry.version, entry.instance)
+        raise TypeError(op.entry)
+
+    async def _read_nft(self, table: Table) -> Table | None:
+        """By iptables' own program, which knows every form of its rules; not again while the kernel's are the same."""
+        digest = nft.iptables_digest(self._sock, table.version, table.instance)
+        before = self._read.get(table.key)
+        if before is None or before[0] != digest:
+            before = (digest, await self._iptables[Engine.IPTABLES_NFT].read(table))
+            self._read[table.key] = before
+        return before[1]
+
+
+def _keyed(table: Table | None) -> dict[Key, Entry]:
+    return {} if table is None else {table.key: table}
+
+
+def _failure(op: Op, refusal: Refusal) -> Failure:
+    reason = os.strerror(refusal.errno) + (f" ({refusal.text})" if refusal.text else "")
+    hint = None
+    if refusal.errno == errno.EPERM:
+        hint = "run with CAP_NET_ADMIN in this network namespace"
+    elif refusal.errno in {errno.EINVAL, errno.EOPNOTSUPP, errno.ENOENT}:
+        hint = "the kernel may lack a part of nf_tables: modprobe nf_tables, nft_chain_nat and nft_masq"
+    return Failure(op, reason, refusal.errno, hint, cannot=refusal.errno == errno.EPERM)
