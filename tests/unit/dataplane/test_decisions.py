@@ -9,6 +9,7 @@ from scapy.packet import Packet, Raw
 
 from flanneld_py.dataplane.lpm import NO_PEER, Peer, Validation, encode_table
 from flanneld_py.dataplane.pump import Implementation, choose
+from flanneld_py.dataplane.pump_portable import GSO_TCPV4, VNET
 from flanneld_py.dataplane.wire import Drop, ones_sum
 from flanneld_py.errors import ConfigError
 
@@ -116,16 +117,16 @@ def test_a_frame_without_its_header_is_truncated(twin: Implementation) -> None:
 
 def test_a_super_packet_is_too_big_if_its_segments_are(twin: Implementation) -> None:
     whole = bytes(IP(src="10.244.1.9", dst="10.244.2.9", flags="DF") / TCP() / Raw(bytes(4000)))
-    fits = b"\x01\x01\0\0" + (1360).to_bytes(2, "little") + b"\x14\0\x10\0"
+    fits = VNET.pack(1, GSO_TCPV4, 0, 1360, 20, 16)
     assert twin.outbound(table(twin), fits + whole)[0] == Drop.OK
-    above = b"\x01\x01\0\0" + (1361).to_bytes(2, "little") + b"\x14\0\x10\0"
+    above = VNET.pack(1, GSO_TCPV4, 0, 1361, 20, 16)
     assert twin.outbound(table(twin), above + whole)[:2] == (Drop.TOO_BIG, 0)
     assert twin.outbound(table(twin), above + bytes(IP(whole[:6] + b"\0\0" + whole[8:])))[0] == Drop.OK
 
 
 def test_every_segment_of_a_super_packet_costs_one_ttl(twin: Implementation) -> None:
     whole = bytes(IP(src="10.244.1.9", dst="10.244.2.9", ttl=9) / TCP() / Raw(bytes(4000)))
-    vnet = b"\x01\x01\0\0" + (1360).to_bytes(2, "little") + b"\x14\0\x10\0"
+    vnet = VNET.pack(1, GSO_TCPV4, 0, 1360, 20, 16)
     _, _, datagrams = twin.outbound(table(twin), vnet + whole)
     assert [datagram[8] for datagram in datagrams] == [8, 8, 8]
     assert {ones_sum(datagram[:20]) for datagram in datagrams} == {0xFFFF}
