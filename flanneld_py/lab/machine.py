@@ -89,14 +89,14 @@ def _mount_all(directory: LabDirectory, node: Node) -> None:
     _mount("-t", "sysfs", "sysfs", "/sys")
     _mount("--rbind", str(groups), "/sys/fs/cgroup")
     _mount_run(directory, node)
-    for path, value in _KUBELETS_SYSCTLS.items():
-        file = kept / "sysctl" / path
+    for setting, value in _KUBELETS_SYSCTLS.items():
+        file = kept / "sysctl" / setting
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(value + "\n")
-        if Path("/proc/sys", path).exists():
-            _mount("--bind", str(file), f"/proc/sys/{path}")
-    for path in _NODE_SYSCTLS:
-        target = Path("/proc/sys", path)
+        if Path("/proc/sys", setting).exists():
+            _mount("--bind", str(file), f"/proc/sys/{setting}")
+    for setting in _NODE_SYSCTLS:
+        target = Path("/proc/sys", setting)
         if target.exists():
             target.write_text("1")
     # Containers shall see what is mounted later, such as pods' volumes.
