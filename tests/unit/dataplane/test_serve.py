@@ -101,7 +101,7 @@ def test_moves_what_comes_and_sleeps_in_between(served: Served) -> None:
 
 def test_a_steady_stream_does_not_keep_it_from_hearing(served: Served) -> None:
     served.start()
-    ending = threading.Event()
+    ending, flows = threading.Event(), threading.Event()
 
     def feed() -> None:
         while not ending.is_set():
@@ -111,6 +111,7 @@ def test_a_steady_stream_does_not_keep_it_from_hearing(served: Served) -> None:
         while not ending.is_set():
             try:
                 os.read(served.out, 65536)
+                flows.set()
             except BlockingIOError:
                 continue
 
@@ -118,7 +119,7 @@ def test_a_steady_stream_does_not_keep_it_from_hearing(served: Served) -> None:
     for thread in threads:
         thread.start()
     try:
-        served.receive()
+        assert flows.wait(10)
         served.stop()
     finally:
         ending.set()
