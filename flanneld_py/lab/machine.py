@@ -75,8 +75,8 @@ def _mount_all(directory: LabDirectory, node: Node) -> None:
     kept = home(directory, node)
     for name in _OVERLAYS:
         upper, work = kept / name, kept / "work" / name
-        for path in (upper, work):
-            path.mkdir(parents=True, exist_ok=True)
+        for made in (upper, work):
+            made.mkdir(parents=True, exist_ok=True)
         _mount("-t", "overlay", name, f"/{name}", "-o", f"lowerdir=/{name},upperdir={upper},workdir={work}")
     for name in _STATE:
         (kept / name).mkdir(exist_ok=True)

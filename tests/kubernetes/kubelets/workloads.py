@@ -59,6 +59,7 @@ def web(*, host_port: int | None = None) -> Json:
 def pod_spec(*containers: Json, node: str | None = None, **more: object) -> Json:
     return {
         "terminationGracePeriodSeconds": 1,
+        "dnsPolicy": "Default",
         "containers": list(containers),
         **({"nodeName": node} if node else {}),
         **more,
