@@ -28,6 +28,8 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--tag", default=f"docker.io/flanneld_py/flanneld:{VERSION}", help="the image's name (%(default)s)"
     )
+    updates = "without Debian's security updates: for tests, where their mirror is out of step"
+    parser.add_argument("--no-security-updates", dest="security", action="store_false", help=updates)
     parser.add_argument("--work", type=Path, default=CHECKOUT / "build/image", help="for what is fetched (%(default)s)")
     return parser.parse_args(argv)
 
@@ -55,7 +57,7 @@ def build(chosen: argparse.Namespace) -> None:
         raise BuildError(f"{root} is not empty; remove it, or give another --rootfs")
     own = of_machine(platform.machine())
     machines = dict.fromkeys((found.debian, own.debian if own else found.debian))
-    apt = Apt(chosen.work / "apt", contents.SUITE, tuple(machines))
+    apt = Apt(chosen.work / "apt", contents.SUITE, tuple(machines), security=chosen.security)
     RootFS(root, found, CHECKOUT, chosen.work, apt).build()
     if chosen.rootfs is not None:
         print(root)

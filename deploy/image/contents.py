@@ -30,6 +30,7 @@ PYTHON_PACKAGES: Final = (
 """Those of them that a bare Python needs."""
 
 PRUNED_WHEELS: Final = (
+    "msgspec/*.[ch]",
     "*.dist-info/RECORD",
     "lightkube_models-*.data",
     "google/_upb/*.pyi",
@@ -39,6 +40,9 @@ PRUNED_WHEELS: Final = (
 """Glob patterns."""
 SOURCES_ONLY: Final = ("etcd3",)
 """Requirements that have no wheel but need none."""
+
+BUILT: Final = {"msgspec": ("src/", "msgspec/_core")}
+"""Where a requirement is compiled from its sources: the prefix of its modules there, and its one extension module."""
 
 HEADERS: Final = (f"libpython{PYTHON}-dev",)
 """Only used to build the native pump."""

@@ -24,7 +24,7 @@ class Apt:
     BuildError: a mirror cannot be reached, or its signature is not Debian's.
     """
 
-    def __init__(self, folder: Path, suite: str, architectures: Sequence[str]) -> None:
+    def __init__(self, folder: Path, suite: str, architectures: Sequence[str], *, security: bool = True) -> None:
         self._folder = folder
         for name in ("lists/partial", "archives/partial"):
             (folder / name).mkdir(parents=True, exist_ok=True)
@@ -32,6 +32,7 @@ class Apt:
         sources = "".join(
             f"deb [signed-by={_KEYRING}] {own.get(label, mirror)} {name.format(suite=suite)} main\n"
             for label, (mirror, name) in _ARCHIVES.items()
+            if security or label == "Debian"
         )
         (folder / "sources.list").write_text(sources)
         listed = " ".join(f'"{name}";' for name in architectures)

@@ -8,12 +8,10 @@ from typing import Final
 from deploy.image.process import BuildError
 
 _YAML: Final = ("python3-yaml", "libyaml-0-2")
-_WITHOUT_UVLOOP: Final[Mapping[str, tuple[str, ...]]] = {
-    "uvloop": (),
-    "msgspec": ("python3-msgspec",),
-    "pyyaml": _YAML,
-}
+_WITHOUT_UVLOOP: Final[Mapping[str, tuple[str, ...]]] = {"uvloop": (), "pyyaml": _YAML}
 _WITHOUT_GRPC: Final = {**_WITHOUT_UVLOOP, "grpcio": (), "protobuf": (), "etcd3": ()}
+
+_BUILT: Final = frozenset({"msgspec"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +19,7 @@ class Platform:
     """`name`, `variant`: as OCI images have it (Go's GOARCH); `machine`: as `uname -m` and wheels have it.
 
     `missing`: requirements that have no wheel, with the Debian packages that stand for them; none stand for those that
-    the daemon runs without.
+    the daemon runs without. `built`: those that are compiled from their sources.
     """
 
     name: str
@@ -30,6 +28,7 @@ class Platform:
     triplet: str
     variant: str | None = None
     missing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    built: frozenset[str] = frozenset()
 
     @property
     def wheel_tags(self) -> tuple[str, ...]:
@@ -43,9 +42,9 @@ PLATFORMS: Final = {
     for platform in (
         Platform("amd64", "amd64", "x86_64", "x86_64-linux-gnu"),
         Platform("arm64", "arm64", "aarch64", "aarch64-linux-gnu", "v8"),
-        Platform("arm", "armhf", "armv7l", "arm-linux-gnueabihf", "v7", _WITHOUT_UVLOOP),
-        Platform("ppc64le", "ppc64el", "ppc64le", "powerpc64le-linux-gnu", missing=_WITHOUT_GRPC),
-        Platform("s390x", "s390x", "s390x", "s390x-linux-gnu", missing=_WITHOUT_GRPC),
+        Platform("arm", "armhf", "armv7l", "arm-linux-gnueabihf", "v7", _WITHOUT_UVLOOP, _BUILT),
+        Platform("ppc64le", "ppc64el", "ppc64le", "powerpc64le-linux-gnu", missing=_WITHOUT_GRPC, built=_BUILT),
+        Platform("s390x", "s390x", "s390x", "s390x-linux-gnu", missing=_WITHOUT_GRPC, built=_BUILT),
     )
 }
 

@@ -70,19 +70,24 @@ class RootFS:
         for name, version in read_requirements(self._checkout).items():
             if name.lower() in self._platform.missing:
                 continue
-            path = self._fetch_wheel(name, version, self._work / "wheels" / f"{name}-{version}")
-            if path.suffix == ".whl":
+            sources = name in contents.SOURCES_ONLY or name in self._platform.built
+            path = self._fetch(name, version, self._work / "wheels" / f"{name}-{version}", sources=sources)
+            if sources:
+                prefix, module = contents.BUILT.get(name, ("", None))
+                _extract_package(path, prefix, name, site)
+                if module is not None:
+                    extension = {"sources": [site / f"{module}.c"], "extra-compile-args": ["-O2", "-w"]}
+                    compile_extension(extension, self._platform, site, self._headers, site / f"{module}.so")
+            else:
                 with zipfile.ZipFile(path) as wheel:
                     wheel.extractall(site)  # noqa: S202 - keeps to the folder
-            else:
-                _extract_package(path, name, site)
         for pattern in contents.PRUNED_WHEELS:
             for path in site.glob(pattern):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
-    def _fetch_wheel(self, name: str, version: str, folder: Path) -> Path:
+    def _fetch(self, name: str, version: str, folder: Path, *, sources: bool) -> Path:
         if not folder.exists():
-            if name in contents.SOURCES_ONLY:
+            if sources:
                 options = ["--no-binary", name]
             else:
                 options = ["--only-binary", ":all:", "--python-version", contents.PYTHON, "--implementation", "cp"]
@@ -106,13 +111,18 @@ class RootFS:
 
     def add_native(self) -> None:
         """The udp backend's pump, built by this machine's compiler for the image's machine."""
-        headers = self._work / "headers"
-        for package in self._apt.fetch(contents.HEADERS, self._platform.debian, headers / "debian"):
-            unpack(package, headers, ("usr/share/*", "usr/lib/*"))
         project = tomllib.loads((self._checkout / "pyproject.toml").read_text())
         (extension,) = project["tool"]["setuptools"]["ext-modules"]
         target = (self.root / SITE / Path(*extension["name"].split("."))).with_suffix(".abi3.so")
-        compile_extension(extension, self._platform, self._checkout, headers / "usr/include", target)
+        compile_extension(extension, self._platform, self._checkout, self._headers, target)
+
+    @cached_property
+    def _headers(self) -> Path:
+        """Python's, for the image's machine."""
+        folder = self._work / "headers"
+        for package in self._apt.fetch(contents.HEADERS, self._platform.debian, folder / "debian"):
+            unpack(package, folder, ("usr/share/*", "usr/lib/*"))
+        return folder / "usr/include"
 
     def add_files(self) -> None:
         for name in contents.DIRECTORIES:
@@ -197,13 +207,13 @@ def read_requirements(checkout: Path) -> dict[str, str]:
     return dict(_REQUIREMENT.findall((checkout / "deploy/image/requirements.txt").read_text()))
 
 
-def _extract_package(sdist: Path, name: str, site: Path) -> None:
-    """The package's folder out of a source distribution, whose first folder is its own."""
+def _extract_package(sdist: Path, prefix: str, name: str, site: Path) -> None:
+    """The package's folder out of a source distribution, whose first folder is its own; `prefix`: of all modules."""
     with tarfile.open(sdist) as archive:
         for member in archive:
             _, _, inner = member.name.partition("/")
-            if inner.startswith(f"{name}/"):
-                member.name = inner
+            if inner.startswith(f"{prefix}{name}/"):
+                member.name = inner.removeprefix(prefix)
                 archive.extract(member, site, filter="data")
 
 
