@@ -51,8 +51,8 @@ def read_bundle(directory: Path) -> Program:
     if entry is None or not (directory / program.LINK / launcher.START).is_file():
         raise ProgramError(f"{directory} holds no bundle; make one: python -m cni_plugin bundle {directory}")
     folder = (directory / program.LINK).resolve()
-    files = {
-        str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mode & 0o777)
+    files: dict[str, tuple[bytes | Path, int]] = {
+        str(path.relative_to(folder)): (path, path.stat().st_mode & 0o777)
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }

@@ -7,7 +7,8 @@ and the binary stays as long as pods need it for DEL.
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -77,12 +78,12 @@ def _run_bundle(given: argparse.Namespace) -> int:
 def install(plan: Plan) -> int:
     """Checks all, then places the program, then the conflist, each only if it differs from what is there."""
     text, wanted = _wanted(plan)
-    own = _program(plan)
-    _check_plugins(wanted, plan)
-    for directory in plan.bin_dirs:
-        changed = program.install(own, directory)
-        how = own.python or "with an interpreter of its own"
-        print(f"{'installed' if changed else 'unchanged'}: {directory / program.NAME} ({how})")
+    with _program(plan) as own:
+        _check_plugins(wanted, plan)
+        for directory in plan.bin_dirs:
+            changed = program.install(own, directory)
+            how = own.python or "with an interpreter of its own"
+            print(f"{'installed' if changed else 'unchanged'}: {directory / program.NAME} ({how})")
     _check_directory(plan.conflist)
     changed = place.write_file(plan.conflist, text, 0o644)
     print(f"{'installed' if changed else 'unchanged'}: {plan.conflist} (network {wanted.name})")
@@ -117,18 +118,23 @@ def uninstall(plan: Plan) -> int:
     return 0
 
 
-def _program(plan: Plan) -> Program:
-    """What was asked for: a bundle, as a bundle also installs unless a Python is named; the launcher; else a script."""
+@contextmanager
+def _program(plan: Plan) -> Iterator[Program]:
+    """What was asked for: a bundle, as a bundle also installs unless a Python is named; the launcher; else a script.
+
+    The files of a bundle that is made for this one time are gone after the block.
+    """
     running = bundle.running_bundle()
     if plan.bundle is not None and plan.bundle.name:
-        return bundle.read_bundle(plan.bundle)
-    if running is not None and plan.python is None:
-        return bundle.read_bundle(running)
-    if plan.bundle is None:
-        return launcher.launched(plan.python) if plan.resident else program.own_program(plan.python)
-    with TemporaryDirectory() as temporary:
-        bundle.build(program.running_python(), Path(temporary))
-        return bundle.read_bundle(Path(temporary))
+        yield bundle.read_bundle(plan.bundle)
+    elif running is not None and plan.python is None:
+        yield bundle.read_bundle(running)
+    elif plan.bundle is None:
+        yield launcher.launched(plan.python) if plan.resident else program.own_program(plan.python)
+    else:
+        with TemporaryDirectory() as temporary:
+            bundle.build(program.running_python(), Path(temporary))
+            yield bundle.read_bundle(Path(temporary))
 
 
 def _wanted(plan: Plan) -> tuple[bytes, Conflist]:

@@ -3,7 +3,10 @@
 import contextlib
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
+
+_PIECE = 1 << 18
 
 
 def read_if_there(path: Path) -> bytes | None:
@@ -13,20 +16,31 @@ def read_if_there(path: Path) -> bytes | None:
         return None
 
 
-def write_file(path: Path, data: bytes, mode: int, *, sync: bool = True) -> bool:
+def pieces(data: bytes | Path) -> Iterator[bytes]:
+    """The content, or that of the file that holds it: a whole bundle is more than a container may have of memory."""
+    if isinstance(data, bytes):
+        yield data
+        return
+    with data.open("rb") as file:
+        while piece := file.read(_PIECE):
+            yield piece
+
+
+def write_file(path: Path, data: bytes | Path, mode: int, *, sync: bool = True) -> bool:
     """Whether the file had to be changed. It has the content and the mode now; after a power failure too, if `sync`.
 
     The temporary file stands in the same directory: containerd (issue 11715) does not notice one from elsewhere. Its
     name is of no kind that a runtime loads, and unlike any other's. A running program is replaced, not overwritten.
     """
-    if not path.is_symlink() and path.is_file() and path.stat().st_mode & 0o777 == mode and path.read_bytes() == data:
+    if not path.is_symlink() and path.is_file() and path.stat().st_mode & 0o777 == mode and _holds(path, data):
         return False
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(fd, "wb") as file:
-            file.write(data)
+            for piece in pieces(data):
+                file.write(piece)
             file.flush()
             os.fchmod(file.fileno(), mode)
             if sync:
@@ -39,6 +53,11 @@ def write_file(path: Path, data: bytes, mode: int, *, sync: bool = True) -> bool
     if sync:
         sync_directory(path.parent)
     return True
+
+
+def _holds(path: Path, data: bytes | Path) -> bool:
+    with path.open("rb") as file:
+        return all(file.read(len(piece)) == piece for piece in pieces(data)) and not file.read(1)
 
 
 def write_link(path: Path, target: str) -> bool:

@@ -11,7 +11,9 @@ import secrets
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from cni_plugin import jsontext, place, result
@@ -71,16 +73,16 @@ class ProgramError(Exception):
 
 @dataclass(frozen=True)
 class Program:
-    """The executable, and the files, with their modes, of the folder beside it.
+    """The executable, and the files, with their modes, of the folder beside it; a Path is a file to be copied.
 
     `python`: the interpreter, a path that is valid where the runtime runs; "" if it is among the files.
     """
 
     entry: bytes
-    files: dict[str, tuple[bytes, int]]
+    files: Mapping[str, tuple[bytes | Path, int]]
     python: str = ""
 
-    @property
+    @cached_property
     def folder(self) -> str:
         return _folder_name(self.files)
 
@@ -111,7 +113,9 @@ def running_python() -> str:
 
 
 def script_program(python: str, sources: dict[str, bytes]) -> Program:
-    files = {f"cni_plugin/{name}": (source, 0o644) for name, source in sources.items()}
+    files: dict[str, tuple[bytes | Path, int]] = {
+        f"cni_plugin/{name}": (source, 0o644) for name, source in sources.items()
+    }
     entry = _SCRIPT.format(python=python, flags=FLAGS, mark=MARK, version=result.VERSION, folder=_folder_name(files))
     return Program(entry.encode(), files, python)
 
@@ -203,8 +207,14 @@ def compile_modules(python: str, folder: Path) -> None:
         raise ProgramError(f"{python} cannot compile {folder}: {result.excerpt(done.stderr or done.stdout)}")
 
 
-def _folder_name(files: dict[str, tuple[bytes, int]]) -> str:
-    return _FOLDER + hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()[:12]
+def _folder_name(files: Mapping[str, tuple[bytes | Path, int]]) -> str:
+    whole = hashlib.sha256()
+    for name, (data, mode) in sorted(files.items()):
+        content = hashlib.sha256()
+        for piece in place.pieces(data):
+            content.update(piece)
+        whole.update(f"{name} {mode:o} {content.hexdigest()}\n".encode())
+    return _FOLDER + whole.hexdigest()[:12]
 
 
 def _try(program: Program, directory: Path) -> None:

@@ -340,6 +340,7 @@ def _remove(directory: LabDirectory, record: LabRecord, progress: Progress) -> N
         docker.remove_leftovers(directory)
     if record.spec.wiring is Wiring.KUBELETS:
         cgroups.remove_group(cgroups.group_of(directory.name))
+        machines.remove_storage(directory)
     for name in reversed(topology.namespaces):
         wiring.remove_namespace(name)
     directory.clear()

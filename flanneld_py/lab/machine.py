@@ -1,8 +1,11 @@
 """A node that is a machine of its own, as far as a kubelet can tell: `python -m flanneld_py.lab.machine LAB NODE`.
 
 Runs as the first process of new process, mount, UTS and IPC namespaces, in the node's network namespace. /etc, /opt and
-/var are overlays, so that whatever is written there is in the lab's directory; /run is the machine's own. When this
+/var are overlays, so that nothing of the host's is changed; /run is the machine's own. When this
 process ends, the kernel ends containerd, the kubelet, kube-proxy and every container.
+
+What the machine writes is on the host's disk, not in its memory as the rest of the lab is: files in memory would be
+charged to the container that writes them, and a limit that is enough on a node would be too little here.
 """
 
 import os
@@ -24,7 +27,8 @@ from flanneld_py.lab.topology import Node, Topology
 BOOTED = "booted"
 _READY_S = 60.0
 _POLL_S = 0.05
-_OVERLAYS = ("etc", "opt", "var")
+_STORAGE = Path("/var/cache/flanneld-lab")
+_OVERLAYS = ("etc", "opt", "var/lib", "var/log")
 _STATE = ("kubelet", "containerd", "cni")
 """Directories of /var/lib that cannot lie on an overlay, because overlays or mounts are made in them."""
 _KUBELETS_SYSCTLS = {
@@ -59,20 +63,25 @@ def run(lab: Path, name: str) -> None:
 
 def home(directory: LabDirectory, node: Node) -> Path:
     """What the machine keeps, as seen from outside of it, too."""
-    return directory.node(node.name) / "machine"
+    return storage(directory) / node.name
+
+
+def storage(directory: LabDirectory) -> Path:
+    """What all machines of the lab keep."""
+    return _STORAGE / directory.name
 
 
 def _mount_all(directory: LabDirectory, node: Node) -> None:
     kept = home(directory, node)
     for name in _OVERLAYS:
-        upper, work = kept / name, kept / f"{name}.work"
-        upper.mkdir(parents=True, exist_ok=True)
-        work.mkdir(exist_ok=True)
+        upper, work = kept / name, kept / "work" / name
+        for made in (upper, work):
+            made.mkdir(parents=True, exist_ok=True)
         _mount("-t", "overlay", name, f"/{name}", "-o", f"lowerdir=/{name},upperdir={upper},workdir={work}")
     for name in _STATE:
-        (kept / "lib" / name).mkdir(parents=True, exist_ok=True)
+        (kept / name).mkdir(exist_ok=True)
         Path("/var/lib", name).mkdir(exist_ok=True)
-        _mount("--bind", str(kept / "lib" / name), f"/var/lib/{name}")
+        _mount("--bind", str(kept / name), f"/var/lib/{name}")
     # A new sysfs shows this network namespace's devices; it comes without the control groups.
     groups = kept / "cgroup"
     groups.mkdir(exist_ok=True)
@@ -80,14 +89,14 @@ def _mount_all(directory: LabDirectory, node: Node) -> None:
     _mount("-t", "sysfs", "sysfs", "/sys")
     _mount("--rbind", str(groups), "/sys/fs/cgroup")
     _mount_run(directory, node)
-    for path, value in _KUBELETS_SYSCTLS.items():
-        file = kept / "sysctl" / path
+    for setting, value in _KUBELETS_SYSCTLS.items():
+        file = kept / "sysctl" / setting
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(value + "\n")
-        if Path("/proc/sys", path).exists():
-            _mount("--bind", str(file), f"/proc/sys/{path}")
-    for path in _NODE_SYSCTLS:
-        target = Path("/proc/sys", path)
+        if Path("/proc/sys", setting).exists():
+            _mount("--bind", str(file), f"/proc/sys/{setting}")
+    for setting in _NODE_SYSCTLS:
+        target = Path("/proc/sys", setting)
         if target.exists():
             target.write_text("1")
     # Containers shall see what is mounted later, such as pods' volumes.
@@ -111,13 +120,16 @@ def _mount_run(directory: LabDirectory, node: Node) -> None:
 
 def _start(topology: Topology, node: Node, directory: LabDirectory) -> dict[str, Process]:
     kubelet.write_configs(topology, node, directory)
-    bin_dir = Path("/opt/cni/bin")
-    bin_dir.mkdir(parents=True, exist_ok=True)
+    bin_dir, conf_dir = Path("/opt/cni/bin"), Path("/etc/cni/net.d")
+    # What the host has there, such as podman's network, would win over ours as long as ours is not installed.
+    for directory_of_cni in (bin_dir, conf_dir):
+        shutil.rmtree(directory_of_cni, ignore_errors=True)
+        directory_of_cni.mkdir(parents=True)
     for plugin in find_plugins().iterdir():
         shutil.copy2(plugin, bin_dir)
     if topology.spec.manifest is None:
         install = [sys.executable, "-m", "cni_plugin", "install", "--bin-dir", str(bin_dir)]
-        subprocess.run([*install, "--conf-dir", "/etc/cni/net.d"], check=True)
+        subprocess.run([*install, "--conf-dir", str(conf_dir)], check=True)
     servers = {"containerd": _spawn("containerd", kubelet.containerd_argv(), node, directory)}
     _wait_until("containerd answers", lambda: _quiet("ctr", "version"))
     for image in kubelet.images(topology, directory):

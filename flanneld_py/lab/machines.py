@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from ipaddress import ip_address, ip_interface
 from pathlib import Path
 from typing import Any
@@ -31,14 +32,23 @@ def process_name(node: Node) -> str:
 
 
 def prepare(directory: LabDirectory) -> None:
-    """What all machines need, once."""
+    """What all machines need, once; what a lab of that name may have left is removed."""
+    remove_storage(directory)
     write_images(directory.path / kubelet.IMAGES)
+
+
+def remove_storage(directory: LabDirectory) -> None:
+    """Ensure that nothing of what machines kept is left. None of them runs any more."""
+    shutil.rmtree(machine.storage(directory), ignore_errors=True)
+    with suppress(OSError):
+        machine.storage(directory).parent.rmdir()
 
 
 def start(node: Node, directory: LabDirectory) -> Process:
     unshare = shutil.which("unshare") or "/usr/bin/unshare"
     argv = [unshare, *_NAMESPACES, "--", sys.executable, "-m", machine.__name__, str(directory.path), node.name]
-    machine.home(directory, node).mkdir(parents=True, exist_ok=True)
+    machine.home(directory, node).mkdir(parents=True)
+    directory.node(node.name).mkdir(exist_ok=True)
     return process.start(argv, namespace=node.namespace, log=directory.log(process_name(node)))
 
 

@@ -5,13 +5,14 @@ import os
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cni_plugin import bundle, closure, conflist, install, launcher, program
+from cni_plugin import bundle, closure, conflist, install, launcher, place, program
 from tests.cni.bare import BIN, CONF, BareNode, add_plugin
 from tests.cni.node import NOTHING, PodMaker, link_real_plugins
 from tests.netns.space import Namespace
@@ -264,7 +265,7 @@ def test_call_that_an_update_comes_upon_goes_on_with_its_own_version(built: Path
     for number in range(2):
         head = "import posix\nhold = posix.environ.get(b'HOLD')\nhold and open(hold).read()\n"
         check = f"from cni_plugin.number import NUMBER\nassert NUMBER == {number}\nmain()"
-        script = head.encode() + own.files["flannel.py"][0].replace(b"main()", check.encode())
+        script = head.encode() + b"".join(place.pieces(own.files["flannel.py"][0])).replace(b"main()", check.encode())
         module = f"NUMBER = {number}".encode()
         files = own.files | {"flannel.py": (script, 0o644), "cni_plugin/number.py": (module, 0o644)}
         versions.append(program.Program(own.entry, files))
@@ -277,6 +278,21 @@ def test_call_that_an_update_comes_upon_goes_on_with_its_own_version(built: Path
         output, _ = call.communicate(timeout=60)
     assert call.returncode == 0 and "1.1.0" in output
     assert "1.1.0" in program.supported_versions(folder / "flannel")
+
+
+def test_install_takes_the_files_of_a_bundle_piece_by_piece(built: Path, tmp_path: Path) -> None:
+    """All of them together are more than the published init container may have, 50 MiB with the interpreter."""
+    folder = folder_with_plugins(tmp_path / "bin")
+    tracemalloc.start()
+    try:
+        for _ in range(2):  # the second time compares
+            run = ["install", "--bundle", str(built), "--bin-dir", str(folder), "--conf-dir", str(tmp_path / "net.d")]
+            assert install.main(run) == 0
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 << 20
+    assert sum(path.stat().st_size for path in built.rglob("*") if path.is_file()) > 8 << 20
 
 
 def test_install_makes_a_bundle_of_the_running_interpreter(tmp_path: Path) -> None:

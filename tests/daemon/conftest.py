@@ -10,7 +10,7 @@ import pytest
 
 from flanneld_py.lab import build, etcd
 from flanneld_py.lab.progress import Silent
-from flanneld_py.lab.topology import LabSpec, Topology
+from flanneld_py.lab.topology import Firewall, LabSpec, Topology
 from tests.daemon.field import Daemon, Field, strip
 
 NUMBERS = count(1)
@@ -60,7 +60,7 @@ def field_of() -> Iterator[FieldOf]:
 
 @pytest.fixture(scope="session")
 def shared_ground() -> Iterator[Field]:
-    spec = LabSpec(name=fresh_name(), nodes=2, pods=1)
+    spec = LabSpec(name=fresh_name(), nodes=2, pods=1, firewall=Firewall.NONE)
     try:
         made = Field(spec)
         for number in (1, 2):

@@ -12,7 +12,8 @@ import importlib, pkgutil, sys
 failed = []
 for top in ("flanneld_py", "cni_plugin"):
     for found in pkgutil.walk_packages(importlib.import_module(top).__path__, top + "."):
-        if found.name.endswith("__main__"):
+        # A lab is no work for a container; what it needs is not in the image.
+        if found.name.endswith("__main__") or found.name.startswith("flanneld_py.lab"):
             continue
         try:
             importlib.import_module(found.name)

@@ -50,12 +50,13 @@ def kubelet_programs(request: pytest.FixtureRequest, kubernetes_programs: None) 
         pytest.skip(message)
 
 
-@pytest.fixture(scope="module", params=VARIANTS)
+@pytest.fixture(scope="session", params=VARIANTS)
 def variant(request: pytest.FixtureRequest) -> Variant:
+    """All tests of one come before those of the next, so that only one cluster is up at a time."""
     return Variant(request.param, VARIANTS[request.param])
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def running(
     kubelet_programs: None, image: Path, variant: Variant, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Workloads]:
@@ -73,7 +74,7 @@ def running(
 
 @pytest.fixture
 def cluster(running: Workloads) -> Iterator[Workloads]:
-    """The cluster of the module's variant; what a test makes in it is removed."""
+    """The cluster of the variant; what a test makes in it is removed."""
     yield running
     running.clear()
 

@@ -76,10 +76,10 @@ def test_a_node_port_is_reached_through_the_node_without_the_pod(cluster: Worklo
 
 def test_a_host_port_leads_to_the_pod_from_outside_and_from_a_pod(cluster: Workloads) -> None:
     here, there = cluster.nodes
-    cluster.pod("server", pod_spec(web(host_port=8081), node=there.name))
+    cluster.pod("server", pod_spec(web(host_port=8088), node=there.name))
     client = cluster.endpoint(cluster.pod("client", pod_spec(container("main"), node=here.name)))
     for namespace in (cluster.router, client.namespace):
-        assert cluster.wait_answers(namespace, str(there.addresses[0].ip), 8081).server == "server"
+        assert cluster.wait_answers(namespace, str(there.addresses[0].ip), 8088).server == "server"
 
 
 def test_containers_of_one_pod_meet_on_lo(cluster: Workloads) -> None:

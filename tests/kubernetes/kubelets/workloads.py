@@ -59,6 +59,7 @@ def web(*, host_port: int | None = None) -> Json:
 def pod_spec(*containers: Json, node: str | None = None, **more: object) -> Json:
     return {
         "terminationGracePeriodSeconds": 1,
+        "dnsPolicy": "Default",
         "containers": list(containers),
         **({"nodeName": node} if node else {}),
         **more,
@@ -185,7 +186,7 @@ class Workloads:
 
     def addresses_kept(self, node: Node) -> list[str]:
         """The pod addresses that host-local has given out on the node."""
-        kept = machine.home(self.lab.directory, node) / "lib" / "cni" / "networks" / "cbr0"
+        kept = machine.home(self.lab.directory, node) / "cni" / "networks" / "cbr0"
         return sorted(path.name for path in kept.iterdir() if re.fullmatch(r"[0-9a-f.:]+", path.name))
 
     def pod_addresses(self, node: Node) -> list[str]:

@@ -1,0 +1,147 @@
+"""A pump that serves: it moves what comes, sleeps when nothing does, and returns when it is woken. Both twins."""
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from select import POLLIN, poll
+from typing import Any
+
+import pytest
+
+from flanneld_py.dataplane import lpm, pump, wire
+from flanneld_py.dataplane.pump_portable import VNET
+from tests.interop.cluster import eventually
+
+HERE, THERE = IPv4Network("10.1.0.0/24"), IPv4Network("10.2.0.0/24")
+PATIENCE_MS = 10_000
+
+
+def image(local: IPv4Network) -> bytes:
+    peer = lpm.Peer(IPv4Address("127.0.0.1"), 8285, 1472, (THERE,))
+    return lpm.encode_table([peer], local=[local], own=IPv4Address("10.1.0.0"), validation=lpm.Validation.LOOSE)
+
+
+def packet(size: int = 28) -> bytes:
+    """An IPv4 packet of an unknown protocol, from there to here."""
+    header = bytearray.fromhex("4500 0000 0000 4000 40fd 0000 0a020002 0a010002")
+    header[2:4] = size.to_bytes(2, "big")
+    header[10:12] = (wire.checksum(bytes(header)) & 0xFFFF).to_bytes(2, "big")
+    return bytes(header) + bytes(size - len(header))
+
+
+class Served:
+    """A Decap between a UDP socket and a pipe, in a thread of its own."""
+
+    def __init__(self, implementation: pump.Implementation, stack: ExitStack) -> None:
+        self.implementation = implementation
+        self.decap = implementation.decap(implementation.table(image(HERE)))
+        self.sock = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK))
+        self.sock.bind(("127.0.0.1", 0))
+        self.out, self.tun = os.pipe2(os.O_NONBLOCK)
+        self.wake = os.eventfd(0)
+        for fd in (self.out, self.tun, self.wake):
+            stack.callback(os.close, fd)
+        self.thread: threading.Thread | None = None
+        self.returned: list[Any] = []
+
+    def start(self) -> None:
+        def serve() -> None:
+            self.returned.append(self.decap.serve(self.tun, self.sock.fileno(), self.wake))
+
+        self.thread = threading.Thread(target=serve)
+        self.thread.start()
+
+    def stop(self) -> None:
+        if self.thread is not None:
+            os.eventfd_write(self.wake, 1)
+            self.thread.join(10)
+            assert not self.thread.is_alive(), "it does not hear that it is woken"
+            assert os.eventfd_read(self.wake) == 1, "what wakes is left unread"
+            self.thread = None
+
+    def send(self, data: bytes) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.sendto(data, self.sock.getsockname())
+
+    def receive(self) -> bytes:
+        waiter = poll()
+        waiter.register(self.out, POLLIN)
+        assert waiter.poll(PATIENCE_MS), "nothing came"
+        return os.read(self.out, 65536)
+
+    def sleeps(self) -> bool:
+        assert self.thread is not None and self.thread.native_id is not None
+        stat = Path(f"/proc/self/task/{self.thread.native_id}/stat").read_text()
+        return stat.rpartition(")")[2].split()[0] == "S"
+
+
+@pytest.fixture(params=["native", "portable"])
+def served(request: pytest.FixtureRequest) -> Iterator[Served]:
+    with ExitStack() as stack:
+        made = Served(pump.choose(request.param), stack)
+        stack.callback(made.stop)
+        yield made
+
+
+def test_moves_what_comes_and_sleeps_in_between(served: Served) -> None:
+    served.start()
+    eventually("it sleeps", served.sleeps)
+    for size in (28, 100, 1400):
+        served.send(packet(size))
+        assert len(served.receive()) == VNET.size + size
+    eventually("it sleeps again", served.sleeps)
+    served.stop()
+    assert served.returned == [0]
+    assert served.decap.counters()["packets"] == 3
+
+
+def test_a_steady_stream_does_not_keep_it_from_hearing(served: Served) -> None:
+    served.start()
+    ending, flows = threading.Event(), threading.Event()
+
+    def feed() -> None:
+        while not ending.is_set():
+            served.send(packet())
+
+    def drain() -> None:
+        while not ending.is_set():
+            try:
+                os.read(served.out, 65536)
+                flows.set()
+            except BlockingIOError:
+                continue
+
+    threads = [threading.Thread(target=feed), threading.Thread(target=drain)]
+    for thread in threads:
+        thread.start()
+    try:
+        assert flows.wait(10)
+        served.stop()
+    finally:
+        ending.set()
+        for thread in threads:
+            thread.join(10)
+
+
+def test_a_table_set_in_between_counts_from_then_on(served: Served) -> None:
+    """What it makes somebody else's is dropped."""
+    served.start()
+    served.send(packet())
+    served.receive()
+    served.stop()
+    served.decap.table = served.implementation.table(image(IPv4Network("10.3.0.0/24")))
+    served.start()
+    served.send(packet())
+    eventually("it is read", lambda: not poll_readable(served.sock))
+    served.stop()
+    assert served.decap.counters()["packets"] == 1
+
+
+def poll_readable(sock: socket.socket) -> bool:
+    waiter = poll()
+    waiter.register(sock, POLLIN)
+    return bool(waiter.poll(0))
