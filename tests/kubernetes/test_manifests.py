@@ -1,14 +1,27 @@
 """The shipped manifests and the chart against a real API server: taken without a warning, with rights that suffice."""
 
 import json
+import re
 import subprocess
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from flanneld_py.lab.kubernetes import find_program
-from tests.deploy.manifests import DEPLOY, KUBERNETES, PLAIN, find_helm, identity, read_objects, render
+from tests.deploy.manifests import (
+    DEPLOY,
+    KUBERNETES,
+    PLAIN,
+    daemon,
+    find,
+    find_helm,
+    identity,
+    pod,
+    read_objects,
+    render,
+)
 from tests.kubernetes.cluster import Cluster
 
 FOREIGN = (Path(__file__).parent / "foreign-daemonset.yaml").read_text()
@@ -121,6 +134,21 @@ def test_it_replaces_what_is_there_and_can_be_replaced_again(kubectl: Kubectl) -
     assert "docker.io/flanneld_py/flanneld" in kubectl(*image).stdout
     kubectl("apply", "-f", "-", text=FOREIGN)
     assert kubectl(*image).stdout == "ghcr.io/flannel-io/flannel:v0.28.9"
+
+
+def test_the_kustomization_of_the_migration_works(kubectl: Kubectl, tmp_path: Path) -> None:
+    text = (KUBERNETES / "migrate.md").read_text()
+    (snippet,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "kustomization.yaml").write_text(textwrap.dedent(snippet))
+    (tmp_path / "deploy").symlink_to(DEPLOY)
+    config = {"apiVersion": "v1", "kind": "ConfigMap", "data": {"net-conf.json": "{}"}}
+    config["metadata"] = {"name": "kube-flannel-cfg", "namespace": "kube-flannel"}
+    (tmp_path / "flannel-config.yaml").write_text(json.dumps(config))
+    objects = read_objects(kubectl("kustomize", "--load-restrictor=LoadRestrictionsNone", tmp_path).stdout)
+    assert find(objects, "DaemonSet")["spec"]["updateStrategy"] == {"type": "OnDelete"}
+    assert find(objects, "ConfigMap")["data"]["net-conf.json"] == "{}"
+    images = {one["image"] for one in (*pod(objects)["initContainers"], daemon(objects))}
+    assert {image.rpartition(":")[0] for image in images} == {"registry.example/flanneld"}
 
 
 def test_every_object_is_in_one_file_of_the_base() -> None:
