@@ -117,7 +117,7 @@ class ControlPlane:
         return path
 
     def start(self, name: str) -> Process:
-        """Start one of the servers; it is not ready yet."""
+        """Start one of the servers; it is not ready yet. Without a namespace it ends with the calling thread."""
         argv = [find_program(name), *_FLAGS[name](self.site)]
         if self.site.namespace is None:
             # Nothing else would tell whoever comes later that they are there.

@@ -228,9 +228,12 @@ async def test_the_server_restarts(cluster: Cluster, stores: Stores, reports: Re
         await asyncio.to_thread(cluster.control.stop, API_SERVER)
         away = await reports.until(bad("is away"))
         assert away.message.startswith(f"the Kubernetes API at {cluster.url} is away: ")
-        await asyncio.to_thread(cluster.start_api_server)
+        await cluster.start_api_server()
         change = peer(cluster, 2)
-        assert await heard.next() == change
+        # A server that has just come up may say that it does not know our version yet: then there is a snapshot.
+        known = LeaseSet()
+        while change.lease not in set(known):
+            known.apply(await heard.next())
     assert reports.seen[-1].ok
 
 
@@ -240,7 +243,7 @@ async def test_the_server_comes_back_without_its_history(cluster: Cluster, store
     async with watching(stores.make("n1")) as heard:
         await asyncio.to_thread(cluster.control.stop, API_SERVER)
         cluster.compact()
-        await asyncio.to_thread(cluster.start_api_server)
+        await cluster.start_api_server()
         cluster.delete_node("n2")
         known = LeaseSet()
         known.apply(Snapshot((lease(1, "10.244.1.0/24"), change.lease)))
