@@ -77,8 +77,7 @@ with IPRoute() as ipr:
 
 def test_capture_shows_inner_and_outer_headers(up: Lab) -> None:
     name = up.topology.spec.name
-    # Whoever runs the tests in the background has them, and their children, ignore it.
-    argv = ["env", "--default-signal=INT", *CLI, "capture", "--name", name, "node2", "--count", "6"]
+    argv = [*CLI, "capture", "--name", name, "node2", "--count", "6"]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=WIDE) as capture:
         assert capture.stderr is not None
         assert "capturing on eth0 of node2" in capture.stderr.readline()
@@ -96,7 +95,8 @@ def test_capture_shows_inner_and_outer_headers(up: Lab) -> None:
 
 
 def test_capture_ends_at_interrupt(up: Lab) -> None:
-    argv = [*CLI, "capture", "--name", up.topology.spec.name, "pod1-1"]
+    # Whoever runs the tests in the background has them, and their children, ignore it.
+    argv = ["env", "--default-signal=INT", *CLI, "capture", "--name", up.topology.spec.name, "pod1-1"]
     pipe = subprocess.PIPE
     with subprocess.Popen(argv, stdout=pipe, stderr=pipe, text=True) as capture:
         assert capture.stderr is not None
