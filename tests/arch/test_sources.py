@@ -47,7 +47,7 @@ CATCH_ALL = {"utils", "util", "common", "helpers", "helper", "misc", "tools"}
 
 CODE = [path for top in ("flanneld_py", "cni_plugin", "bench", "tests", "deploy", ".ci") for path in
         sorted((ROOT / top).rglob("*")) if path.is_file() and not {"__pycache__", "build"} & set(path.parts)
-        and path.suffix not in {".so", ".o", ".pyc"}]  # fmt: skip
+        and path.suffix not in {".so", ".o", ".pyc", ".png"}]  # fmt: skip
 PYTHON = [path for path in CODE if path.suffix == ".py"]
 
 FOREIGN_PLACES = re.compile(r"/work/|(?<!/)/root\b|/home/\w")
