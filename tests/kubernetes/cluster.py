@@ -1,6 +1,5 @@
 """A control plane for tests, with what they do to it."""
 
-import asyncio
 import json
 import socket
 import time
@@ -128,9 +127,10 @@ class Cluster:
         listed = self.api.get("/api/v1/events?limit=5000")["items"]
         return [event for event in listed if event["involvedObject"].get("name") == name]
 
-    async def start_api_server(self) -> None:
-        self.control.start(API_SERVER)  # not in a thread that ends: the server would end with it (PR_SET_PDEATHSIG)
-        await asyncio.to_thread(self.control.wait_for_api, Silent())
+    def start_api_server(self) -> None:
+        """Start it again and wait until it is ready. In the main thread: it ends with the one that starts it."""
+        self.control.start(API_SERVER)
+        self.control.wait_for_api(Silent())
 
     def compact(self) -> None:
         """Make etcd forget all but the present: an API server started after this knows no older version."""

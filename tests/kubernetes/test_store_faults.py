@@ -10,6 +10,7 @@ import pytest
 from flanneld_py.kube.access import KubeAccess
 from flanneld_py.lab.certificates import Authority
 from flanneld_py.lab.kubernetes import API_SERVER
+from flanneld_py.lab.progress import Silent
 from flanneld_py.model.lease import Changed, LeaseMessage, Snapshot
 from flanneld_py.model.leaseset import LeaseSet
 from flanneld_py.store.kube import KubeStore
@@ -228,7 +229,8 @@ async def test_the_server_restarts(cluster: Cluster, stores: Stores, reports: Re
         await asyncio.to_thread(cluster.control.stop, API_SERVER)
         away = await reports.until(bad("is away"))
         assert away.message.startswith(f"the Kubernetes API at {cluster.url} is away: ")
-        await cluster.start_api_server()
+        cluster.control.start(API_SERVER)
+        await asyncio.to_thread(cluster.control.wait_for_api, Silent())
         change = peer(cluster, 2)
         # A server that has just come up may say that it does not know our version yet: then there is a snapshot.
         known = LeaseSet()
@@ -243,7 +245,8 @@ async def test_the_server_comes_back_without_its_history(cluster: Cluster, store
     async with watching(stores.make("n1")) as heard:
         await asyncio.to_thread(cluster.control.stop, API_SERVER)
         cluster.compact()
-        await cluster.start_api_server()
+        cluster.control.start(API_SERVER)
+        await asyncio.to_thread(cluster.control.wait_for_api, Silent())
         cluster.delete_node("n2")
         known = LeaseSet()
         known.apply(Snapshot((lease(1, "10.244.1.0/24"), change.lease)))
