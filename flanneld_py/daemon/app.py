@@ -12,14 +12,13 @@ import logging
 import os
 import random
 import shlex
-import signal
 import time
 from collections.abc import Mapping
 from contextlib import closing
 from functools import partial
 from pathlib import Path
 
-from flanneld_py.daemon import rundir
+from flanneld_py.daemon import rundir, succession
 from flanneld_py.daemon.board import Board
 from flanneld_py.daemon.checksumwatch import follow_checksums
 from flanneld_py.daemon.cniinstall import install_when_ready
@@ -34,6 +33,7 @@ from flanneld_py.daemon.probes import answering_probes
 from flanneld_py.daemon.rules import POD_DEVICE, RuleWatch, Watched, devices_of
 from flanneld_py.daemon.setup import Setup, follow_config, prepare
 from flanneld_py.daemon.stores import Opened, open_store
+from flanneld_py.daemon.succession import Order, Orders
 from flanneld_py.daemon.workerwatch import follow_worker
 from flanneld_py.dataplane.narrowing import follow_narrow_ways
 from flanneld_py.dataplane.supervisor import WorkerSupervisor
@@ -66,27 +66,49 @@ CLOSING_S = 1.0
 async def serve(options: Options, environ: Mapping[str, str]) -> None:
     """Run the daemon until SIGTERM or SIGINT. FlannelError: it cannot go on, and the message says why."""
     log.info("flanneld %s, %s", VERSION, describe(options))
-    with rundir.hold(options.subnet_file.parent):
-        identity = read_identity(VERSION)
-        status = Status(Stage.STARTING, time.time(), os.getpid(), VERSION, identity.host_name)
-        board = Board(options.subnet_file.parent, status, notify_socket=environ.get("NOTIFY_SOCKET"))
-        told = _cancel_on_signal()
+    orders, directory, patient = Orders(), options.subnet_file.parent, options.replace
+    if options.replace:
+        succession.ask_for_place(directory)
+    first, taken = succession.is_first_process(), False
+    while True:
         try:
-            async with (
-                listening(options.subnet_file.parent, {"status": board.report}),
-                serving_pods(options.subnet_file, wanted=options.cni_resident),
-                answering_probes(options, lambda: board.status),
-            ):
-                await _run(options, environ, identity, board)
+            if taken:
+                await succession.until_taken(directory)
+            async with rundir.holding(directory, patient=patient):
+                await _hold_up(options, environ, orders)
         except asyncio.CancelledError:
-            if not told.is_set():
+            if orders.given is None:
                 raise
+        if orders.given is not Order.GIVE_WAY or not first:
+            break
+        orders.carried_out()
+        # Should the other one end before we are told to, the node is ours again.
+        taken = patient = True
+    if first:
+        await succession.outlive_children(options.udp_linger)
+    log.info("Exiting cleanly...")
+
+
+async def _hold_up(options: Options, environ: Mapping[str, str], orders: Orders) -> None:
+    """Be the daemon of the directory, and tell how that goes."""
+    identity = read_identity(VERSION)
+    status = Status(Stage.STARTING, time.time(), os.getpid(), VERSION, identity.host_name)
+    board = Board(options.subnet_file.parent, status, notify_socket=environ.get("NOTIFY_SOCKET"))
+    try:
+        async with (
+            listening(options.subnet_file.parent, {"status": board.report, succession.WORD: orders.give_way}),
+            serving_pods(options.subnet_file, wanted=options.cni_resident),
+            answering_probes(options, lambda: board.status),
+        ):
+            await _run(options, environ, identity, board)
+    except asyncio.CancelledError:
+        if orders.given is not None:
             board.stop(Stage.STOPPED)
-            log.info("Exiting cleanly...")
-        except (FlannelError, BaseExceptionGroup) as error:
-            ours = first_error(error)
-            board.stop(Stage.FAILED, getattr(ours, "message", str(ours)), getattr(ours, "hint", None))
-            raise ours from None
+        raise
+    except (FlannelError, BaseExceptionGroup) as error:
+        ours = first_error(error)
+        board.stop(Stage.FAILED, getattr(ours, "message", str(ours)), getattr(ours, "hint", None))
+        raise ours from None
 
 
 def first_error(error: BaseException) -> BaseException:
@@ -95,24 +117,6 @@ def first_error(error: BaseException) -> BaseException:
         ours, rest = error.split(FlannelError)
         error = (ours or rest or error).exceptions[0]
     return error
-
-
-def _cancel_on_signal() -> asyncio.Event:
-    """Set when a signal has cancelled the running task. A second signal kills: nobody may be locked out."""
-    loop, task, told = asyncio.get_running_loop(), asyncio.current_task(), asyncio.Event()
-
-    def stop(number: signal.Signals) -> None:
-        log.info("%s: stopping, the data path stays", number.name)
-        told.set()
-        for each in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(each)
-            signal.signal(each, signal.SIG_DFL)
-        if task is not None:
-            task.cancel()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop, number)
-    return told
 
 
 async def _run(options: Options, environ: Mapping[str, str], identity: NodeIdentity, board: Board) -> None:

@@ -27,6 +27,7 @@ FLAGS: Final = (
     Flag("public-ipv6", "", "IPv6 address at which the other nodes reach this one", "IP"),
     Flag("subnet-lease-renew-margin", 60, "minutes before its end at which the lease is renewed, 1 to 1439", "MINUTES"),
     Flag("reacquire", False, "take a new subnet if the lease is lost, instead of ending"),
+    Flag("replace", False, "take the place of a flanneld that is at work in the same directory, instead of ending"),
     Flag("udp-linger", 60, "with the udp backend: how long packets are carried after a stop", "SECONDS"),
     Flag("install-cni", False, "put the CNI plugin and its conflist into place once the network works"),
     Flag("install-cni-args", "", "what is passed on to `flanneld install-cni` then", "ARGUMENTS"),

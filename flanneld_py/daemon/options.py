@@ -41,6 +41,7 @@ class Options:
     subnet_lease_renew_margin: int
     """Minutes."""
     reacquire: bool
+    replace: bool
     udp_linger: int
     """Seconds. Then port and device are free for another implementation."""
     install_cni: bool
@@ -194,6 +195,7 @@ def _options(given: _Settings, *, help_: bool = False, version: bool = False) ->
         public_ipv6=_public(given, "public-ipv6", IPv6Address),
         subnet_lease_renew_margin=given.integer("subnet-lease-renew-margin", 1, 1439),
         reacquire=given.boolean("reacquire"),
+        replace=given.boolean("replace"),
         udp_linger=given.integer("udp-linger", 0, 86400),
         install_cni=given.boolean("install-cni"),
         install_cni_args=_shell_words(given, "install-cni-args"),

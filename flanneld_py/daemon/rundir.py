@@ -1,16 +1,18 @@
 """The directory of a daemon's run-time files: that of subnet.env. One daemon a directory; several may share a host."""
 
+import asyncio
 import contextlib
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 
 from flanneld_py.errors import FlannelError
 
 LOCK = "flanneld.lock"
 DEFAULT = Path("/run/flannel/subnet.env")
+_POLL_S = 0.05
 
 
 def subnet_file(environ: Mapping[str, str]) -> Path:
@@ -39,17 +41,21 @@ def is_held(directory: Path) -> bool:
     return False
 
 
+class Held(FlannelError):
+    """Another process is at work in the directory."""
+
+
 @contextlib.contextmanager
 def hold(directory: Path) -> Iterator[None]:
     """Be the only one at work in `directory` while the context lasts. The lock goes with the process, however it ends.
 
-    FlannelError: another process holds it, or the directory cannot be written.
+    Held: another process holds it. FlannelError: the directory cannot be written.
     """
     try:
         directory.mkdir(mode=0o755, parents=True, exist_ok=True)
         descriptor = _locked(directory)
     except BlockingIOError as error:
-        raise FlannelError(
+        raise Held(
             f"another flanneld (pid {_holder(directory)}) is at work in {directory}",
             hint="stop it, or give this one a --subnet-file in a directory of its own",
         ) from error
@@ -61,6 +67,21 @@ def hold(directory: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+@contextlib.asynccontextmanager
+async def holding(directory: Path, *, patient: bool) -> AsyncIterator[None]:
+    """As `hold`; `patient`: once whoever is at work in `directory` has gone."""
+    with contextlib.ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(hold(directory))
+                break
+            except Held:
+                if not patient:
+                    raise
+            await asyncio.sleep(_POLL_S)
+        yield
 
 
 def remove_lock(directory: Path) -> None:

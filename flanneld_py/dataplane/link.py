@@ -37,7 +37,8 @@ class WorkerLink:
     """One connection to a worker, and a hold on its process. Questions are asked one at a time.
 
     `on_end` is called when the process ends, however that comes about, unless the link was closed before. `build`: what
-    the worker runs.
+    the worker runs. `elsewhere`: it is another container's, and ends with that; we may not even see the process, and
+    then `on_end` is not called.
     """
 
     def __init__(self, sock: socket.socket, on_end: Callable[["WorkerLink"], None]) -> None:
@@ -50,6 +51,7 @@ class WorkerLink:
         self._ended = asyncio.Event()
         self._number = 0
         self._closed = self._stuck = False
+        self.elsewhere = False
         self.build = ""
 
     @classmethod
@@ -63,8 +65,10 @@ class WorkerLink:
                 sock.connect(str(path))
             except OSError as error:
                 raise WorkerGone(f"no worker answers at {path}: {error.strerror}") from error
+            pid = _peer_pid(sock)
+            link.elsewhere = _is_elsewhere(pid)
             with contextlib.suppress(ProcessLookupError):
-                link._hold(_peer_pid(sock))
+                link._hold(pid)
             try:
                 hello = await link.ask("hello")
             except WorkerGone:
@@ -72,7 +76,8 @@ class WorkerLink:
             except WorkerError as error:
                 await link.end(remove=False)
                 raise WorkerGone(f"a worker was ended: {error}") from error
-            link._hold(int(hello["pid"]))
+            if not link.elsewhere:
+                link._hold(int(hello["pid"]))
             link.build = str(hello["build"])
         except ProcessLookupError:
             link.close()
@@ -84,7 +89,7 @@ class WorkerLink:
 
     def _hold(self, pid: int) -> None:
         """Watch the process. A listener is of the pid that made it, until the worker that it was made for runs."""
-        if pid in (self._pid, os.getpid()):
+        if pid in (0, self._pid, os.getpid()):
             return
         self._drop_process()
         self._pidfd = os.pidfd_open(pid)
@@ -125,7 +130,19 @@ class WorkerLink:
             except TimeoutError:
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
                 await self._ended.wait()
+        elif self.elsewhere and not self._stuck:
+            with contextlib.suppress(TimeoutError, OSError):
+                async with asyncio.timeout(LEAVE_S):
+                    await self._parted()
         self.close()
+
+    async def _parted(self) -> None:
+        """Returns when the worker has closed its side."""
+        data = b"-"
+        while data:
+            await readable(self._sock)
+            data, given, _, _ = socket.recv_fds(self._sock, control.MAX_BYTES, control.MAX_FDS)
+            _close_all(given)
 
     async def ask(self, word: str, fds: Sequence[int] = (), **fields: Any) -> dict[str, Any]:
         """The fields of the answer; descriptors in it are closed."""
@@ -183,6 +200,16 @@ def _peer_pid(sock: socket.socket) -> int:
     """The process that last called listen(2) on the other side (unix(7) SO_PEERCRED)."""
     pid, _, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
     return int(pid)
+
+
+def _is_elsewhere(pid: int) -> bool:
+    """Whether the process is in a PID namespace other than ours. 0: one that is not seen from ours (unix(7))."""
+    if pid == 0:
+        return True
+    try:
+        return not Path(f"/proc/{pid}/ns/pid").samefile("/proc/self/ns/pid")
+    except OSError:
+        return False
 
 
 def _close_all(fds: Sequence[int]) -> None:

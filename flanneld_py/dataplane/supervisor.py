@@ -60,10 +60,12 @@ class WorkerSupervisor:
         self._peers: dict[Key, UdpPeer] = {}
 
     async def known(self, desired: Desired) -> dict[Key, Entry]:
-        """What the running worker holds; nothing if none runs. A worker of another build is known as such."""
+        """What the running worker holds; nothing if none runs. A worker of another build, or of another container,
+        which it ends with, is known as such."""
         self._worker, self._peers = None, {}
         try:
-            answer, fds = await (await self._connected()).ask_for_fds("state", keep=self._keep)
+            link = await self._connected()
+            answer, fds = await link.ask_for_fds("state", keep=self._keep)
             with closing_all(fds):
                 if not fds:
                     return {}
@@ -80,7 +82,8 @@ class WorkerSupervisor:
             log.warning("the running worker is of another version and is replaced: %s", error)
             await self._end()
             return {}
-        self._worker = worker if answer["build"] in self._builds else replace(worker, build=answer["build"])
+        build = f"{answer['build']} in another container" if link.elsewhere else answer["build"]
+        self._worker = worker if build in self._builds else replace(worker, build=build)
         self._peers = {peer.key: peer for peer in peers}
         return {self._worker.key: self._worker, **self._peers}
 
