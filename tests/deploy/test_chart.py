@@ -22,7 +22,7 @@ from tests.deploy.manifests import (
     read_objects,
     render,
 )
-from tests.deploy.test_manifests import SCHEMAS
+from tests.deploy.test_manifests import SCHEMAS, probed_port
 
 
 @pytest.fixture(scope="session")
@@ -163,6 +163,19 @@ def test_without_a_port_there_are_no_probes(helm: str) -> None:
     container = daemon(rendered(helm, healthz={"port": 0}))
     assert {"livenessProbe", "readinessProbe", "ports"} & container.keys() == set()
     assert "--healthz-port" not in " ".join(container["args"])
+
+
+@pytest.mark.parametrize("backend", ["vxlan", "udp"])
+def test_another_port_is_the_one_that_is_probed(helm: str, backend: str) -> None:
+    container = daemon(rendered(helm, backend=backend, healthz={"port": 9999}))
+    assert "--healthz-port=9999" in container["args"]
+    assert probed_port(container) == 9999
+
+
+@pytest.mark.parametrize("backend", ["vxlan", "udp"])
+def test_a_strategy_that_is_given_is_taken(helm: str, backend: str) -> None:
+    objects = rendered(helm, backend=backend, updateStrategy={"type": "OnDelete"})
+    assert find(objects, "DaemonSet")["spec"]["updateStrategy"] == {"type": "OnDelete"}
 
 
 def test_a_configuration_of_others_is_left_alone(helm: str) -> None:

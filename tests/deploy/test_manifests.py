@@ -57,12 +57,18 @@ def test_the_variant_differs_in_its_configuration_and_its_container_alone() -> N
     assert vxlan.keys() == udp.keys()
 
 
+def probed_port(container: Object) -> int:
+    """The one that kubelets ask for the container's health."""
+    (port,) = {container[probe]["httpGet"]["port"] for probe in ("livenessProbe", "readinessProbe")}
+    return int({one["name"]: one["containerPort"] for one in container.get("ports", ())}.get(port, port))
+
+
 @pytest.mark.parametrize("objects", EVERY)
 def test_the_daemon_understands_its_flags_and_its_configuration(objects: list[Object]) -> None:
     known = [flag for flag in daemon(objects)["args"] if flag.lstrip("-").partition("=")[0] not in LATER]
     options = parse_options(known, {})
     assert options.kube_subnet_mgr
-    assert options.healthz_port == daemon(objects)["ports"][0]["containerPort"]
+    assert options.healthz_port == probed_port(daemon(objects))
     judged = judge(net_conf(objects), "net-conf.json")
     assert (judged.errors, judged.warnings) == ((), ())
 
@@ -104,7 +110,23 @@ def test_the_network_comes_before_pods_and_survives_pressure(objects: list[Objec
         ("Exists", "NoSchedule"),
         ("Exists", "NoExecute"),
     }
-    assert find(objects, "DaemonSet")["spec"]["updateStrategy"]["rollingUpdate"]["maxUnavailable"] == 1
+
+
+def test_one_node_after_another_is_updated() -> None:
+    assert find(VARIANTS["vxlan"], "DaemonSet")["spec"]["updateStrategy"]["rollingUpdate"] == {"maxUnavailable": 1}
+
+
+def test_with_udp_the_next_pod_relieves_the_one_before() -> None:
+    """What the worker's work needs to go from one container to the next."""
+    spec = find(VARIANTS["udp"], "DaemonSet")["spec"]
+    assert spec["updateStrategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+    # A node's port is given to one pod alone, and probes of the new pod are answered by the old one at first.
+    assert "ports" not in daemon(VARIANTS["udp"])
+    readiness = daemon(VARIANTS["udp"])["readinessProbe"]
+    assert spec["minReadySeconds"] >= 2 * readiness["periodSeconds"]
+    options = parse_options(daemon(VARIANTS["udp"])["args"], {})
+    assert options.replace
+    assert options.udp_linger < pod(VARIANTS["udp"])["terminationGracePeriodSeconds"]
 
 
 @pytest.mark.parametrize("objects", EVERY)

@@ -1,6 +1,9 @@
 """The DaemonSet as it is published: it becomes ready, installs what pods need, and may be replaced under load."""
 
 import json
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import permutations
 from typing import Any
 
 from flanneld_py.lab import machine
@@ -56,25 +59,54 @@ def test_its_nodes_say_that_the_network_is_available(cluster: Workloads) -> None
         assert said["Ready"][0] == "True"
 
 
-def test_its_pods_are_replaced_one_after_another_under_load(cluster: Workloads, variant: Variant) -> None:
+@contextmanager
+def losing_nothing(cluster: Workloads) -> Iterator[Callable[[], None]]:
+    """Pods of both nodes ping each other during the block, and at its end no packet is lost. Yields what waits until
+    packets have come through for a while."""
+    with ExitStack() as running:
+        probes = [
+            running.enter_context(Probe(source, target.address))
+            for version in cluster.lab.topology.spec.stack.versions
+            for places in [endpoints(cluster.lab.topology, cluster.lab.record.pods, version)]
+            for source, target in permutations(places, 2)
+        ]
+
+        def come_through() -> None:
+            assert all(probe.wait_for(ARRIVALS, 20.0) for probe in probes), "nothing comes back any more"
+
+        come_through()
+        yield come_through
+        come_through()
+        reports = [probe.stop() for probe in probes]
+    assert [(report.lost, report.unsent) for report in reports] == [((), ())] * len(probes)
+
+
+def wait_replaced(cluster: Workloads, gone: Collection[str]) -> None:
+    """Ensure that every node has a daemon that is ready, and none of those any more, not even one that is leaving."""
+
+    def replaced() -> bool:
+        listed = cluster.api.get(DAEMONS)["items"]
+        there = {pod["metadata"]["uid"] for pod in listed}
+        return len(listed) == len(cluster.nodes) and not there & set(gone) and all(map(ready, listed))
+
+    eventually("other daemons have taken their place", replaced, cluster.why)
+
+
+def test_its_pods_are_deleted_one_after_another_under_load(cluster: Workloads) -> None:
     eventually("every node has a daemon that is ready", lambda: all_ready(cluster), cluster.why)
-    for version in cluster.lab.topology.spec.stack.versions:
-        one, other = endpoints(cluster.lab.topology, cluster.lab.record.pods, version)
-        with Probe(one, other.address) as there, Probe(other, one.address) as back:
-            for uid, pod in daemons(cluster).items():
-                cluster.api.delete(f"/api/v1/namespaces/kube-flannel/pods/{pod['metadata']['name']}")
-                eventually(
-                    "another daemon has taken its place",
-                    lambda uid=uid: (
-                        uid not in (now := daemons(cluster))
-                        and len(now) == len(cluster.nodes)
-                        and all(map(ready, now.values()))
-                    ),
-                    cluster.why,
-                )
-                for probe in (there, back):
-                    assert probe.wait_for(ARRIVALS, 20.0), "nothing comes back any more"
-            reports = [probe.stop() for probe in (there, back)]
-        print("longest gap", max(report.longest_gap_s for report in reports))
-        assert [(report.lost, report.unsent) for report in reports] == [((), ()), ((), ())]
+    with losing_nothing(cluster) as come_through:
+        for uid, pod in daemons(cluster).items():
+            cluster.api.delete(f"/api/v1/namespaces/kube-flannel/pods/{pod['metadata']['name']}")
+            wait_replaced(cluster, [uid])
+            come_through()
+    assert cluster.restarts() == {}
+
+
+def test_it_is_updated_under_load(cluster: Workloads) -> None:
+    eventually("every node has a daemon that is ready", lambda: all_ready(cluster), cluster.why)
+    before = daemons(cluster)
+    with losing_nothing(cluster):
+        note = {"template": {"metadata": {"annotations": {"updated": "yes"}}}}
+        cluster.api.patch(SET, {"spec": note})
+        wait_replaced(cluster, before.keys())
     assert cluster.restarts() == {}

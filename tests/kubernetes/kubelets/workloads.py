@@ -24,6 +24,8 @@ from flanneld_py.lab.traffic import Endpoint
 
 DEADLINE_S = 60.0
 POLL_S = 0.05
+LINES = 8
+"""How much of what was said goes into the message of an assertion."""
 WEB_PORT = 8080
 PODS = "/api/v1/namespaces/default/pods"
 DEPLOYMENTS = "/apis/apps/v1/namespaces/default/deployments"
@@ -212,14 +214,27 @@ class Workloads:
         return found
 
     def why(self, name: str = "") -> str:
-        """The Events of trouble, for the message of an assertion."""
+        """The latest Events of trouble, and how the daemons' pods stand, for the message of an assertion."""
         listed = self.api.get("/api/v1/events?limit=500")["items"]
-        words = [
-            f"{event['involvedObject'].get('name')}: {event.get('message')}"
-            for event in listed
+        events = [
+            f"{event['lastTimestamp']} {event['involvedObject'].get('name')}: {event.get('message')}"
+            for event in sorted(listed, key=lambda event: str(event["lastTimestamp"]))
             if event.get("type") == "Warning" and name in str(event["involvedObject"].get("name"))
         ]
-        return "; ".join(words[-5:]) or "no Warning"
+        pods = self.api.get("/api/v1/namespaces/kube-flannel/pods")["items"]
+        return "\n".join(["", *(events[-LINES:] or ["no Warning"]), *map(self._how, pods)])
+
+    def _how(self, pod: Json) -> str:
+        """A pod of the daemons in some lines: its conditions, its containers, the end of its log."""
+        name, status = pod["metadata"]["name"], pod["status"]
+        conditions = {one["type"]: one["status"] for one in status.get("conditions", ())}
+        states = [
+            one["state"] for one in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ()))
+        ]
+        leaving = pod["metadata"].get("deletionTimestamp", "it stays")
+        words = ("--namespace=kube-flannel", "logs", name, "--all-containers", f"--tail={LINES}")
+        done = kubectl(self.lab.topology, self.lab.directory, *words)
+        return f"{name} on {pod['spec'].get('nodeName')}: {conditions} {states} {leaving}\n{done.stdout}{done.stderr}"
 
     def clear(self) -> None:
         """Remove what was made, and wait until its pods are gone from the nodes, too."""

@@ -55,6 +55,21 @@ limits:
 {{- end }}
 {{- end }}
 
+{{- define "flannel.updateStrategy" -}}
+{{- if .Values.flannel.updateStrategy }}
+{{- toYaml .Values.flannel.updateStrategy }}
+{{- else -}}
+type: RollingUpdate
+rollingUpdate:
+{{- if eq .Values.flannel.backend "udp" }}
+  maxSurge: 1
+  maxUnavailable: 0
+{{- else }}
+  maxUnavailable: 1
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{/* A Role and its binding: `name`, `namespace`, one `rule` of the core API, the chart's `root`. */}}
 {{- define "flannel.role" }}
 ---
