@@ -8,13 +8,14 @@ from flanneld_py.model.net import Addr, Net
 
 NAMESPACE, ACCOUNT = "kube-flannel", "flannel"
 _TOKEN_S = 24 * 3600
-_RULES = (
-    {"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]},
-    {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch"]},
-    {"apiGroups": [""], "resources": ["nodes/status"], "verbs": ["patch"]},
-    {"apiGroups": ["", "events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"]},
+_RBAC = "rbac.authorization.k8s.io"
+_RIGHTS = (
+    (ACCOUNT, None, (("nodes", "get", "list", "watch"), ("nodes/status", "patch"))),
+    (ACCOUNT, NAMESPACE, (("pods", "get"),)),
+    ("flannel-events", "default", (("events", "create"),)),
 )
-"""What the published manifests of flannel grant, and Events."""
+"""What the daemons may: a role's name, its namespace if it has one, and a resource with its verbs. No more than
+deploy/kubernetes/base/rbac.yaml grants, so that a lab shows whether that is enough."""
 
 _KUBELET_ANNOTATIONS = {"volumes.kubernetes.io/controller-managed-attach-detach": "true"}
 """Every kubelet sets it; Go flannel ends with a panic on a node that has no annotation at all (pkg/subnet/kube)."""
@@ -22,15 +23,29 @@ _KUBELET_ANNOTATIONS = {"volumes.kubernetes.io/controller-managed-attach-detach"
 
 def create_account(api: Api) -> None:
     """Ensure that the daemons' service account exists, with its rights."""
-    rbac = "/apis/rbac.authorization.k8s.io/v1"
-    kind = {"apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {"name": ACCOUNT}}
-    subject = {"kind": "ServiceAccount", "name": ACCOUNT, "namespace": NAMESPACE}
-    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": ACCOUNT}
     api.ensure("/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
     api.ensure(f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts", {"metadata": {"name": ACCOUNT}})
-    api.ensure(f"{rbac}/clusterroles", {**kind, "kind": "ClusterRole", "rules": _RULES})
-    binding = {**kind, "kind": "ClusterRoleBinding", "roleRef": role, "subjects": [subject]}
-    api.ensure(f"{rbac}/clusterrolebindings", binding)
+    for one in account_roles():
+        place = one["metadata"].get("namespace")
+        scope = f"namespaces/{place}/" if place else ""
+        api.ensure(f"/apis/{_RBAC}/v1/{scope}{one['kind'].lower()}s", one)
+
+
+def account_roles() -> list[dict[str, Any]]:
+    """The roles of the daemons' account, and their bindings."""
+    subject = {"kind": "ServiceAccount", "name": ACCOUNT, "namespace": NAMESPACE}
+    found = []
+    for name, namespace, rights in _RIGHTS:
+        kind = "Role" if namespace else "ClusterRole"
+        base = {
+            "apiVersion": f"{_RBAC}/v1",
+            "metadata": {"name": name} | ({"namespace": namespace} if namespace else {}),
+        }
+        rules = [{"apiGroups": [""], "resources": [what], "verbs": verbs} for what, *verbs in rights]
+        reference = {"apiGroup": _RBAC, "kind": kind, "name": name}
+        found.append({**base, "kind": kind, "rules": rules})
+        found.append({**base, "kind": f"{kind}Binding", "roleRef": reference, "subjects": [subject]})
+    return found
 
 
 def create_token(api: Api, seconds: int = _TOKEN_S) -> str:

@@ -159,7 +159,9 @@ class ControlPlane:
         """Ensure that none of the servers runs. What they stored stays."""
         for name in (SCHEDULER, CONTROLLERS, API_SERVER, ETCD):
             self.stop(name)
-        self.api.close()
+        # One that nobody has used would only be made here, of certificates that there may not be.
+        if "api" in vars(self):
+            self.api.close()
 
 
 def kubeconfig(url: str, ca: Path, *, identity: Identity | None = None, token: str | None = None) -> str:

@@ -10,6 +10,7 @@ import yaml
 from cni_plugin.conflist import parse_conflist
 from flanneld_py.daemon.options import LATER, parse_options
 from flanneld_py.daemon.setup import judge
+from flanneld_py.lab.kubeobjects import account_roles
 from flanneld_py.version import VERSION
 from tests.deploy.manifests import (
     DEPLOY,
@@ -90,6 +91,16 @@ def test_containers_may_no_more_than_they_need() -> None:
         assert not context.get("privileged")
     assert daemon(VARIANTS["vxlan"])["securityContext"]["capabilities"]["add"] == ["NET_ADMIN", "NET_RAW"]
     assert "add" not in pod(VARIANTS["vxlan"])["initContainers"][0]["securityContext"]["capabilities"]
+
+
+@pytest.mark.parametrize("objects", EVERY)
+def test_the_daemon_of_a_lab_may_what_is_published_and_no_more(objects: list[Object]) -> None:
+    def bare(one: Object) -> Object:
+        return one | {"metadata": {key: text for key, text in one["metadata"].items() if key != "labels"}}
+
+    published = [bare(one) for one in objects if "rbac.authorization.k8s.io" in one["apiVersion"]]
+    assert len(published) == 6
+    assert sorted(account_roles(), key=identity) == sorted(published, key=identity)
 
 
 def test_the_limits_are_those_that_are_published() -> None:

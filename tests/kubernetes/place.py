@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -44,9 +45,11 @@ class Place(Cluster):
         return self
 
     def down(self) -> None:
-        self.stop_daemon()
-        super().down()
-        remove_namespace(self.namespace)
+        """Ensure that nothing of it is left, however far `up` has come."""
+        with ExitStack() as ends:
+            ends.callback(remove_namespace, self.namespace)
+            ends.callback(super().down)
+            self.stop_daemon()
 
     def write_config(self, backend: dict[str, object]) -> None:
         text = json.dumps({"Network": "10.244.0.0/16", "Backend": backend})

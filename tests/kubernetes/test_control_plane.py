@@ -1,15 +1,21 @@
 """What other tests here take for granted: a control plane as in a real cluster, and the rights of our account."""
 
 import json
+import os
 from ipaddress import ip_network
+from pathlib import Path
 
 import pytest
 
+from flanneld_py.errors import LabError
+from flanneld_py.lab import kubernetes, process
 from flanneld_py.lab.kubeapi import STRATEGIC, Api, Refused
-from flanneld_py.lab.kubernetes import API_SERVER, CONTROLLERS
+from flanneld_py.lab.kubernetes import API_SERVER, CONTROLLERS, ETCD
+from flanneld_py.lab.namespaces import processes
 from tests.kubernetes.account import ask, watch
 from tests.kubernetes.cluster import POD_NETWORKS, Cluster, eventually
 from tests.kubernetes.conftest import BuildCluster
+from tests.kubernetes.place import Place
 
 CONDITION = {"type": "NetworkUnavailable", "status": "False", "reason": "FlannelIsUp", "message": "test"}
 
@@ -49,7 +55,8 @@ def test_without_the_controller_manager_a_node_gets_no_network(cluster: Cluster)
         ("DELETE", "/api/v1/nodes/a", "", None, 403),
         ("GET", "/api/v1/secrets", "", None, 403),
         ("GET", "/api/v1/pods", "", None, 403),
-        ("GET", "/api/v1/namespaces/default/pods/none", "", None, 404),
+        ("GET", "/api/v1/namespaces/default/pods/none", "", None, 403),
+        ("GET", "/api/v1/namespaces/kube-flannel/pods/none", "", None, 404),
     ],
 )
 def test_the_daemons_account_may_do_what_the_manifests_grant(
@@ -90,6 +97,33 @@ def test_a_stopped_api_server_comes_back_with_what_it_had(cluster: Cluster) -> N
     assert not cluster.api.ready()
     cluster.start_api_server()
     assert cluster.pod_networks("a") == networks
+
+
+@pytest.mark.parametrize("failing", ["the certificates", ETCD, API_SERVER, CONTROLLERS])
+def test_nothing_is_left_of_one_that_did_not_come_up(
+    kubernetes_programs: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    find = kubernetes.find_program
+
+    def find_or_fail(name: str) -> str:
+        if name == failing:
+            raise LabError("this one is missing")
+        return find(name)
+
+    monkeypatch.setattr(kubernetes, "find_program", find_or_fail)
+    if failing == "the certificates":
+        (tmp_path / "kubernetes").mkdir()
+        (tmp_path / "kubernetes/pki").write_text("in their way")
+    place = Place(tmp_path, f"half{os.getpid()}")
+    try:
+        with pytest.raises((LabError, OSError)):
+            place.up()
+        assert Path("/run/netns", place.namespace).exists()
+        left = [kept for pid in processes([place.namespace]) if (kept := process.find(pid)) is not None]
+    finally:
+        place.down()
+    assert not Path("/run/netns", place.namespace).exists()
+    assert not any(map(process.alive, left))
 
 
 def test_a_cluster_of_one_family(cluster_of: BuildCluster) -> None:

@@ -45,6 +45,7 @@ DENIED = {
     ("delete", "events", "default"),
     ("create", "pods", "kube-flannel"),
 }
+IN_OURS = "--namespace=kube-flannel"
 
 
 class Kubectl:
@@ -71,7 +72,8 @@ def kubectl(kubernetes_programs: None, tmp_path_factory: pytest.TempPathFactory)
     cluster = Cluster(tmp_path_factory.mktemp("manifests"))
     try:
         run = Kubectl(cluster.up())
-        run("delete", "clusterrole,clusterrolebinding,serviceaccount", "flannel", "--namespace=kube-flannel")
+        run("delete", "clusterrole,clusterrolebinding,serviceaccount,role,rolebinding", "flannel", IN_OURS)
+        run("delete", "role,rolebinding", "flannel-events", "--namespace=default")
         run("apply", "-f", KUBERNETES / "base/namespace.yaml")
         yield run
     finally:
