@@ -6,24 +6,23 @@ from contextlib import ExitStack, contextmanager
 from itertools import permutations
 from typing import Any
 
+import pytest
+
 from flanneld_py.lab import machine
 from flanneld_py.lab.traffic import Probe, endpoints
-from tests.kubernetes.kubelets.conftest import Variant
-from tests.kubernetes.kubelets.workloads import Workloads, eventually
+from tests.kubernetes.kubelets.clusters import Variant
+from tests.kubernetes.kubelets.workloads import DAEMONS, Workloads, eventually, is_ready
 
-DAEMONS = "/api/v1/namespaces/kube-flannel/pods?labelSelector=app%3Dflannel"
 SET = "/apis/apps/v1/namespaces/kube-flannel/daemonsets/kube-flannel-ds"
 ARRIVALS = 100
+ROLLING_S = 100.0
+"""A node after the other, each with a pod that starts within a tenth of a CPU and must be ready for a while."""
 
 
 def daemons(cluster: Workloads) -> dict[str, dict[str, Any]]:
     """The daemons' pods by UID, those that are being removed excepted."""
     listed = cluster.api.get(DAEMONS)["items"]
     return {pod["metadata"]["uid"]: pod for pod in listed if "deletionTimestamp" not in pod["metadata"]}
-
-
-def ready(pod: dict[str, Any]) -> bool:
-    return any(one["type"] == "Ready" and one["status"] == "True" for one in pod["status"].get("conditions", ()))
 
 
 def all_ready(cluster: Workloads) -> bool:
@@ -87,9 +86,9 @@ def wait_replaced(cluster: Workloads, gone: Collection[str]) -> None:
     def replaced() -> bool:
         listed = cluster.api.get(DAEMONS)["items"]
         there = {pod["metadata"]["uid"] for pod in listed}
-        return len(listed) == len(cluster.nodes) and not there & set(gone) and all(map(ready, listed))
+        return len(listed) == len(cluster.nodes) and not there & set(gone) and all(map(is_ready, listed))
 
-    eventually("other daemons have taken their place", replaced, cluster.why)
+    eventually("other daemons have taken their place", replaced, cluster.why, ROLLING_S)
 
 
 def test_its_pods_are_deleted_one_after_another_under_load(cluster: Workloads) -> None:
@@ -102,6 +101,7 @@ def test_its_pods_are_deleted_one_after_another_under_load(cluster: Workloads) -
     assert cluster.restarts() == {}
 
 
+@pytest.mark.variants("vxlan", "udp")
 def test_it_is_updated_under_load(cluster: Workloads) -> None:
     eventually("every node has a daemon that is ready", lambda: all_ready(cluster), cluster.why)
     before = daemons(cluster)

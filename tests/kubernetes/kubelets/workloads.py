@@ -19,6 +19,7 @@ from flanneld_py.lab.images import POD
 from flanneld_py.lab.kubeapi import Api
 from flanneld_py.lab.machines import kubectl, pid_of_pod
 from flanneld_py.lab.namespaces import inside
+from flanneld_py.lab.process import last_lines
 from flanneld_py.lab.topology import Node
 from flanneld_py.lab.traffic import Endpoint
 
@@ -30,6 +31,7 @@ WEB_PORT = 8080
 PODS = "/api/v1/namespaces/default/pods"
 DEPLOYMENTS = "/apis/apps/v1/namespaces/default/deployments"
 SERVICES = "/api/v1/namespaces/default/services"
+DAEMONS = "/api/v1/namespaces/kube-flannel/pods?labelSelector=app%3Dflannel"
 _WEB = (
     "mkdir -p /www/cgi-bin && cd /www/cgi-bin && "
     "printf '#!/bin/sh\\necho\\necho $REMOTE_ADDR $HOSTNAME\\n' > who && chmod +x who && "
@@ -40,12 +42,18 @@ _WEB = (
 Json = dict[str, Any]
 
 
-def eventually(what: str, holds: Callable[[], object], seen: Callable[[], object] = str) -> None:
+def eventually(
+    what: str, holds: Callable[[], object], seen: Callable[[], object] = str, deadline_s: float = DEADLINE_S
+) -> None:
     """Ensure that the condition comes to hold; `seen` is told if it does not."""
-    end = time.monotonic() + DEADLINE_S
+    end = time.monotonic() + deadline_s
     while not holds():
-        assert time.monotonic() < end, f"not within {DEADLINE_S:.0f} s: {what}: {seen()}"
+        assert time.monotonic() < end, f"not within {deadline_s:.0f} s: {what}: {seen()}"
         time.sleep(POLL_S)
+
+
+def is_ready(pod: Json) -> bool:
+    return any(one["type"] == "Ready" and one["status"] == "True" for one in pod["status"].get("conditions", ()))
 
 
 def container(name: str, *command: str, ports: Sequence[Json] = ()) -> Json:
@@ -214,7 +222,7 @@ class Workloads:
         return found
 
     def why(self, name: str = "") -> str:
-        """The latest Events of trouble, and how the daemons' pods stand, for the message of an assertion."""
+        """The latest Events of trouble, the daemons' pods and the kubelets, for the message of an assertion."""
         listed = self.api.get("/api/v1/events?limit=500")["items"]
         events = [
             f"{event['lastTimestamp']} {event['involvedObject'].get('name')}: {event.get('message')}"
@@ -222,7 +230,9 @@ class Workloads:
             if event.get("type") == "Warning" and name in str(event["involvedObject"].get("name"))
         ]
         pods = self.api.get("/api/v1/namespaces/kube-flannel/pods")["items"]
-        return "\n".join(["", *(events[-LINES:] or ["no Warning"]), *map(self._how, pods)])
+        logs = {node.name: self.lab.directory.log(f"{node.name}-kubelet") for node in self.nodes}
+        kubelets = [f"{name}: {line}" for name, log in logs.items() for line in last_lines(log, LINES)]
+        return "\n".join(["", *(events[-LINES:] or ["no Warning"]), *map(self._how, pods), *kubelets])
 
     def _how(self, pod: Json) -> str:
         """A pod of the daemons in some lines: its conditions, its containers, the end of its log."""
@@ -237,13 +247,21 @@ class Workloads:
         return f"{name} on {pod['spec'].get('nodeName')}: {conditions} {states} {leaving}\n{done.stdout}{done.stderr}"
 
     def clear(self) -> None:
-        """Remove what was made, and wait until its pods are gone from the nodes, too."""
+        """Remove what was made. Kubelets still end its pods then, for which nobody waits."""
         for namespace in self.named:
             wiring.remove_namespace(namespace)
         for path in reversed(self.made):
             self.api.delete(path)
-        apps = {path.rsplit("/", 1)[1] for path in self.made}
-        eventually("the pods are gone", lambda: not any(self.pods(app) for app in apps), self.why)
+        apps = ",".join(sorted({path.rsplit("/", 1)[1] for path in self.made}))
+
+        def gone() -> bool:
+            """What a deployment had begun to start may come yet."""
+            pods = f"{PODS}?labelSelector=app+in+({apps})"
+            self.api.delete(f"{pods}&gracePeriodSeconds=0")
+            return not self.api.get(pods)["items"]
+
+        if apps:
+            eventually("the pods are gone", gone, self.why)
         self.made.clear()
         self.named.clear()
 
