@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flanneld_py.daemon.board import FILE
-from flanneld_py.daemon.control import ask
+from flanneld_py.daemon.control import ask, is_own
 from flanneld_py.daemon.rundir import is_held, subnet_file
 from flanneld_py.observe.status import Stage
 
@@ -19,14 +19,21 @@ MANY = 20
 
 
 def run(argv: Sequence[str]) -> int:
-    """Print the report. 0: ready and all as wanted; 1: running, but not so; 3: no daemon runs."""
+    """Print the report. 0: ready and all as wanted; 1: running, but not so; 3: no daemon runs. --own: 0 or 3."""
     parser = argparse.ArgumentParser(prog="flanneld status", description=__doc__)
     parser.add_argument("-o", "--output", choices=("text", "json"), default="text")
     parser.add_argument(
         "--subnet-file", type=Path, default=subnet_file(os.environ), metavar="FILE", help="the daemon's"
     )
+    parser.add_argument(
+        "--own", action="store_true", help="only whether the daemon at work is this container's own, well or not"
+    )
     args = parser.parse_args(argv)
     directory: Path = args.subnet_file.parent
+    if args.own:
+        own = is_own(directory)
+        print(f"the flanneld at work in {directory} is {'' if own else 'not '}of this container")
+        return READY if own else NOT_RUNNING
     answer = ask(directory, "status")
     running = answer is not None
     report = answer if answer is not None and "stage" in answer else _last_word(directory) | (answer or {})

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from flanneld_py.dataplane.peer import is_elsewhere, peer_pid
 from flanneld_py.errors import FlannelError
 
 log = logging.getLogger(__name__)
@@ -76,6 +77,16 @@ async def _reply(line: bytes, answers: Mapping[str, Answer]) -> dict[str, Any]:
         return await answer()
     except FlannelError as error:
         return {"error": str(error)}
+
+
+def is_own(directory: Path) -> bool:
+    """Whether a daemon listens there, and in our PID namespace: not one of another container."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        try:
+            sock.connect(str(directory / FILE))
+        except OSError:
+            return False
+        return not is_elsewhere(peer_pid(sock))
 
 
 def ask(directory: Path, word: str) -> dict[str, Any] | None:

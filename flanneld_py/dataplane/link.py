@@ -7,18 +7,16 @@ import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from struct import Struct
 from typing import Any
 
 from flanneld_py.dataplane import control
+from flanneld_py.dataplane.peer import is_elsewhere, peer_pid
 from flanneld_py.dataplane.readiness import readable
 from flanneld_py.errors import FlannelError
 
 ANSWER_S = 10.0
 """A worker answers in milliseconds; one that was just started has to load its code first."""
 LEAVE_S = 2.0
-
-_CREDENTIALS = Struct("=iII")  # include/linux/socket.h struct ucred
 
 
 class WorkerError(FlannelError):
@@ -65,8 +63,8 @@ class WorkerLink:
                 sock.connect(str(path))
             except OSError as error:
                 raise WorkerGone(f"no worker answers at {path}: {error.strerror}") from error
-            pid = _peer_pid(sock)
-            link.elsewhere = _is_elsewhere(pid)
+            pid = peer_pid(sock)
+            link.elsewhere = is_elsewhere(pid)
             with contextlib.suppress(ProcessLookupError):
                 link._hold(pid)
             try:
@@ -194,22 +192,6 @@ class WorkerLink:
 
 def _ignore(link: WorkerLink) -> None:
     """Nobody is to be told."""
-
-
-def _peer_pid(sock: socket.socket) -> int:
-    """The process that last called listen(2) on the other side (unix(7) SO_PEERCRED)."""
-    pid, _, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-    return int(pid)
-
-
-def _is_elsewhere(pid: int) -> bool:
-    """Whether the process is in a PID namespace other than ours. 0: one that is not seen from ours (unix(7))."""
-    if pid == 0:
-        return True
-    try:
-        return not Path(f"/proc/{pid}/ns/pid").samefile("/proc/self/ns/pid")
-    except OSError:
-        return False
 
 
 def _close_all(fds: Sequence[int]) -> None:

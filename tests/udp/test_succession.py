@@ -2,6 +2,8 @@
 
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -49,6 +51,15 @@ class Container:
     def worker(self) -> set[int]:
         inside = {one.pid for one in process.with_descendants([self._shell.pid])}
         return inside & workers_in(self._field.namespace(1))
+
+    def owns_its_place(self) -> bool:
+        """What a startup probe asks, in the container."""
+        flanneld = [sys.executable, "-m", "flanneld_py", "status", "--own"]
+        subnet_file = f"--subnet-file={self._field.folder(1)}/subnet.env"
+        enter = ["nsenter", "--target", str(self.daemon.pid), "--pid", "--mount"]
+        done = subprocess.run([*enter, *flanneld, subnet_file], capture_output=True, text=True, check=False)
+        assert done.returncode in (0, 3), done.stderr
+        return done.returncode == 0
 
     def signal(self, number: signal.Signals) -> None:
         assert process.send(self.daemon, number)
@@ -114,7 +125,8 @@ def test_a_container_gives_its_place_to_one_that_asks(field: UdpField, contain: 
         second = contain("--replace").ready()
         # Its kubelet would start it again if it ended now.
         assert first.runs()
-        assert workers_in(field.namespace(1)) == second.worker()
+        assert (first.owns_its_place(), second.owns_its_place()) == (False, True)
+        eventually("its worker has left", lambda: workers_in(field.namespace(1)) == second.worker())
         first.signal(signal.SIGTERM)
         assert first.has_ended(), first.log()
         assert probe.wait_for(ARRIVALS, 10.0)
@@ -124,8 +136,9 @@ def test_a_container_gives_its_place_to_one_that_asks(field: UdpField, contain: 
 
 def test_a_container_takes_its_place_again_when_its_successor_ends(field: UdpField, contain: Contain) -> None:
     first = contain().ready()
+    assert first.owns_its_place()
     second = contain("--replace").ready()
-    assert not first.worker()
+    eventually("the first one's worker has left", lambda: not first.worker())
     second.end()
     first.ready()
     eventually("the pods reach each other", field.answers, lambda: field.ask(1))

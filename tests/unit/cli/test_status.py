@@ -114,6 +114,13 @@ def test_without_a_daemon_its_last_word_is_shown(tmp_path: Path, capsys: pytest.
     assert run([f"--subnet-file={tmp_path}/subnet.env"]) == NOT_RUNNING
 
 
+def test_own_asks_no_more_than_whose_daemon_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([f"--subnet-file={tmp_path}/subnet.env", "--own"]) == NOT_RUNNING
+    assert "is not of this container" in capsys.readouterr().out
+    code, text = shown(tmp_path, Report(replace(STATUS, stage=Stage.STORE)), capsys, "--own")
+    assert (code, text) == (READY, f"the flanneld at work in {tmp_path} is of this container\n")
+
+
 def test_a_daemon_that_hangs_is_not_said_to_have_gone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / FILE).write_text(json.dumps(STATUS.as_json()))
     with rundir.hold(tmp_path):
