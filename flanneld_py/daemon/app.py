@@ -85,7 +85,7 @@ async def serve(options: Options, environ: Mapping[str, str]) -> None:
         # Should the other one end before we are told to, the node is ours again.
         taken = patient = True
     if first:
-        await succession.outlive_children(options.udp_linger)
+        await succession.outlive_children(options.udp_linger + succession.CLEANING_S)
     log.info("Exiting cleanly...")
 
 

@@ -21,6 +21,8 @@ WORD = "place"
 """The question to a daemon that is to give up its place."""
 TAKEN_S = 10.0
 """Who asked for our place and has not taken it by then has gone."""
+CLEANING_S = 2.0
+"""For a worker whose time is over, to free its device and to leave."""
 _POLL_S = 0.05
 
 
