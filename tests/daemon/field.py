@@ -16,7 +16,8 @@ from flanneld_py.lab import etcd, process
 from flanneld_py.lab.namespaces import inside
 from flanneld_py.lab.process import Process
 from flanneld_py.lab.topology import ETCD_PREFIX
-from tests.interop.cluster import DEADLINE_S, Cluster, eventually
+from tests.interop.cluster import DEADLINE_S, Cluster
+from tests.waiting import eventually
 
 FLANNELD = (sys.executable, "-m", "flanneld_py")
 VXLAN = {"Type": "vxlan"}
@@ -46,7 +47,7 @@ class Tables:
 def ip_json(namespace: str, *words: str, tool: str = "ip") -> list[dict[str, Any]]:
     done = subprocess.run([tool, "-n", namespace, "-d", "-j", *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{tool} {' '.join(words)}: {done.stderr}"
-    return json.loads(done.stdout or "[]")
+    return list(json.loads(done.stdout or "[]"))
 
 
 def ip(namespace: str, words: str, tool: str = "ip") -> None:

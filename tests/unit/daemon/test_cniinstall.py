@@ -55,7 +55,12 @@ async def test_refusal_is_told_and_tried_again(
     board.ready()
     seen: list[tuple[str, ...]] = []
     update = board.update
-    monkeypatch.setattr(board, "update", lambda **changes: (seen.append(changes["warnings"]), update(**changes)))
+
+    def updated(**changes: tuple[str, ...]) -> None:
+        seen.append(changes["warnings"])
+        update(**changes)
+
+    monkeypatch.setattr(board, "update", updated)
     await asyncio.wait_for(cniinstall.install_when_ready(board, [str(tries)]), DEADLINE_S)
     refused = (OTHERS, "the CNI plugin is not installed: no bridge here")
     assert seen == [refused, refused, refused, (OTHERS,)]
