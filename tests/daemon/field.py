@@ -95,6 +95,9 @@ def wait_tables(namespace: str, wanted: Tables) -> None:
     eventually(f"{namespace} holds exactly {wanted}", lambda: tables(namespace) == wanted, lambda: tables(namespace))
 
 
+COMPLAINTS = ("Traceback", "Exception ignored in", "was never awaited", "was never retrieved", "ResourceWarning")
+
+
 def peer_value(public: str, mac: str, *, backend: str = "vxlan", vni: int = 1, **more: object) -> str:
     """A lease's text as Go flannel writes it."""
     attrs: dict[str, object] = {"PublicIP": public, "PublicIPv6": None, "BackendType": backend}
@@ -193,7 +196,7 @@ class Daemon:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    env={**kept, **self._env, **env},
+                    env={**kept, "PYTHONWARNINGS": "default::ResourceWarning", **self._env, **env},
                 ),
             )
         return self
@@ -246,6 +249,11 @@ class Daemon:
         if self._child is not None and self._child.poll() is None:
             self._child.kill()
             self._child.wait()
+
+    def complaints(self) -> list[str]:
+        """What the interpreter said is wrong with the program, in the last run."""
+        log = self.log() if self._child is not None else ""
+        return [log] if any(words in log for words in COMPLAINTS) else []
 
 
 def strip(namespace: str) -> None:
