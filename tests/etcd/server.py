@@ -108,7 +108,7 @@ class Server:
         pairs = [flag.partition("=") for flag in self.tls]
         tls = [f"{flags[name]}={value}" for name, _, value in pairs if name in flags]
         if self.tls and "--trusted-ca-file" not in {name for name, _, _ in pairs}:
-            tls.append(f"--cacert={self.folder}/ca.pem")
+            tls.append(f"--cacert={self.folder}/ca.crt")
         argv = [binary("etcdctl"), f"--endpoints={self.url}", "--command-timeout=2s", *tls, *words]
         env = {"PATH": os.environ.get("PATH", ""), "ETCDCTL_API": "3"}
         return subprocess.run(argv, capture_output=True, text=True, timeout=10, env=env, check=check)
