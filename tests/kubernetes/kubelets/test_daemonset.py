@@ -1,12 +1,14 @@
 """The DaemonSet as it is published: it becomes ready, installs what pods need, and may be replaced under load."""
 
 import json
+from functools import partial
 from typing import Any
 
 from flanneld_py.lab import machine
 from flanneld_py.lab.traffic import Probe, endpoints
 from tests.kubernetes.kubelets.conftest import Variant
-from tests.kubernetes.kubelets.workloads import Workloads, eventually
+from tests.kubernetes.kubelets.workloads import Workloads
+from tests.waiting import eventually
 
 DAEMONS = "/api/v1/namespaces/kube-flannel/pods?labelSelector=app%3Dflannel"
 SET = "/apis/apps/v1/namespaces/kube-flannel/daemonsets/kube-flannel-ds"
@@ -26,6 +28,12 @@ def ready(pod: dict[str, Any]) -> bool:
 def all_ready(cluster: Workloads) -> bool:
     status = cluster.api.get(SET)["status"]
     return bool(status.get("numberReady") == status["desiredNumberScheduled"] == len(cluster.nodes))
+
+
+def all_anew(cluster: Workloads, without: str) -> bool:
+    """Whether every node has a daemon that is ready, none of which is that one."""
+    now = daemons(cluster)
+    return without not in now and len(now) == len(cluster.nodes) and all(map(ready, now.values()))
 
 
 def test_it_becomes_ready_with_the_published_limits(cluster: Workloads, variant: Variant) -> None:
@@ -63,15 +71,7 @@ def test_its_pods_are_replaced_one_after_another_under_load(cluster: Workloads, 
         with Probe(one, other.address) as there, Probe(other, one.address) as back:
             for uid, pod in daemons(cluster).items():
                 cluster.api.delete(f"/api/v1/namespaces/kube-flannel/pods/{pod['metadata']['name']}")
-                eventually(
-                    "another daemon has taken its place",
-                    lambda uid=uid: (
-                        uid not in (now := daemons(cluster))
-                        and len(now) == len(cluster.nodes)
-                        and all(map(ready, now.values()))
-                    ),
-                    cluster.why,
-                )
+                eventually("another daemon has taken its place", partial(all_anew, cluster, uid), cluster.why)
                 for probe in (there, back):
                     assert probe.wait_for(ARRIVALS, 20.0), "nothing comes back any more"
             reports = [probe.stop() for probe in (there, back)]

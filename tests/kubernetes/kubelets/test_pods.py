@@ -8,11 +8,11 @@ from tests.kubernetes.kubelets.workloads import (
     WEB_PORT,
     Workloads,
     container,
-    eventually,
     pod_spec,
     spread,
     web,
 )
+from tests.waiting import eventually
 
 REPLICAS = 20
 ROUNDS = {"vxlan": 10}
@@ -101,17 +101,16 @@ def test_a_node_reaches_pods_and_pods_their_node(cluster: Workloads) -> None:
 
 
 def test_scaling_up_and_down_leaks_nothing(cluster: Workloads, variant: Variant) -> None:
-    before = {node.name: (cluster.addresses_kept(node), cluster.bridge_ports(node)) for node in cluster.nodes}
+    def now() -> dict[str, object]:
+        return {node.name: (cluster.addresses_kept(node), cluster.bridge_ports(node)) for node in cluster.nodes}
+
+    before = now()
     cluster.deployment("wave", 0, pod_spec(container("main"), **spread("wave")))
     for _ in range(ROUNDS.get(variant.name, 2)):
         cluster.scale("wave", 8)
         cluster.wait_scaled("wave", 8)
         cluster.scale("wave", 0)
         cluster.wait_scaled("wave", 0)
+    eventually("the nodes are as they were", lambda: now() == before, lambda: (now(), before))
     for node in cluster.nodes:
-        eventually(
-            f"{node.name} is as it was",
-            lambda node=node: (cluster.addresses_kept(node), cluster.bridge_ports(node)) == before[node.name],
-            lambda node=node: (cluster.addresses_kept(node), cluster.bridge_ports(node), before[node.name]),
-        )
         assert cluster.addresses_kept(node) == cluster.pod_addresses(node)

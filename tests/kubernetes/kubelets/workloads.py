@@ -3,8 +3,7 @@
 import json
 import re
 import socket
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
@@ -21,9 +20,8 @@ from flanneld_py.lab.machines import kubectl, pid_of_pod
 from flanneld_py.lab.namespaces import inside
 from flanneld_py.lab.topology import Node
 from flanneld_py.lab.traffic import Endpoint
+from tests.waiting import eventually
 
-DEADLINE_S = 60.0
-POLL_S = 0.05
 WEB_PORT = 8080
 PODS = "/api/v1/namespaces/default/pods"
 DEPLOYMENTS = "/apis/apps/v1/namespaces/default/deployments"
@@ -36,14 +34,6 @@ _WEB = (
 """Answers with the address of the client as the server sees it, and with the pod's name."""
 
 Json = dict[str, Any]
-
-
-def eventually(what: str, holds: Callable[[], object], seen: Callable[[], object] = str) -> None:
-    """Ensure that the condition comes to hold; `seen` is told if it does not."""
-    end = time.monotonic() + DEADLINE_S
-    while not holds():
-        assert time.monotonic() < end, f"not within {DEADLINE_S:.0f} s: {what}: {seen()}"
-        time.sleep(POLL_S)
 
 
 def container(name: str, *command: str, ports: Sequence[Json] = ()) -> Json:
@@ -147,7 +137,7 @@ class Workloads:
 
     def service(self, name: str, app: str, **spec: object) -> Json:
         body: Json = {"selector": {"app": app}, "ports": [{"port": 80, "targetPort": WEB_PORT}]}
-        return self.create(SERVICES, name, {"spec": body | spec})["spec"]
+        return dict(self.create(SERVICES, name, {"spec": body | spec})["spec"])
 
     def endpoint(self, pod: Json, version: int = 4) -> Endpoint:
         """The pod as a place for traffic: its network namespace gets a name."""
