@@ -16,7 +16,7 @@ MAX_FUNCTION_LINES = 60
 
 TOP_LEVEL = {
     ".ci", ".gitignore", "CHANGELOG.md", "LICENSE", "README.md", "bench", "cni_plugin", "deploy", "flanneld_py",
-    "pyproject.toml", "setup.py", "tests",
+    "pyproject.toml", "tests",
 }  # fmt: skip
 MAY_BE_THERE = {".git", ".venv", "build", "dist", "flanneld_py.egg-info", ".mypy_cache", ".ruff_cache", ".pytest_cache",
                 ".hypothesis", ".import_linter_cache"}  # fmt: skip
