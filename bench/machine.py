@@ -81,6 +81,7 @@ def machine_facts() -> dict[str, Any]:
         "kernel": f"{platform.system()} {platform.release()}",
         "system": _os_name(),
         "python": platform.python_version(),
+        "congestion_control": Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip(),
     }
 
 

@@ -44,9 +44,10 @@ def text(results: Results) -> list[str]:
 def facts(results: Results) -> str:
     machine = results.machine
     where = " (guest of a hypervisor)" if machine["hypervisor"] else ""
+    congestion = f", TCP by {machine['congestion_control']}" if "congestion_control" in machine else ""
     return (
         f"{machine['kernel']}, {machine['cores']} x {machine['processor']}{where}, {machine['memory_mib']} MiB, "
-        f"{machine['system']}, Python {machine['python']}, commit {results.commit or 'unknown'}"
+        f"{machine['system']}, Python {machine['python']}{congestion}, commit {results.commit or 'unknown'}"
     )
 
 

@@ -1,6 +1,8 @@
-"""Options of the whole run, and its closing table: the tests by kind, which is the folder under tests/."""
+"""What fails every test; options of the whole run; its closing table: the tests by kind, their folder under tests."""
 
+import logging
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import PurePath
 
 import pytest
@@ -14,6 +16,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="fail, instead of skipping, the tests that need the Go flannel when it is not there",
     )
+
+
+@pytest.fixture(autouse=True)
+def _asyncio_complains_of_nothing(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """A task that fails with nobody waiting for it, or is destroyed before its end: asyncio only logs that."""
+    yield
+    said = [record for when in ("call", "teardown") for record in caplog.get_records(when)]
+    assert [one.getMessage() for one in said if one.name == "asyncio" and one.levelno >= logging.ERROR] == []
 
 
 def kind_of(nodeid: str) -> str:

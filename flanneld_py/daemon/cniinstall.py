@@ -7,6 +7,7 @@ import asyncio
 import logging
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from flanneld_py.daemon.board import Board
@@ -61,7 +62,8 @@ async def _install(arguments: Sequence[str]) -> Outcome:
     try:
         output, errors = await process.communicate()
     except asyncio.CancelledError:
-        process.kill()
+        with suppress(ProcessLookupError):  # it has ended, and what it wrote is not read yet
+            process.kill()
         await process.wait()
         raise
     complaints = tuple(line.removeprefix(_NAME).removeprefix("warning: ") for line in _lines(errors))

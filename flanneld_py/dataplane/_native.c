@@ -316,6 +316,11 @@ static PyType_Spec decap_spec = {
 
 /* ---- module ----------------------------------------------------------------------------------------------------- */
 
+/* stamp.py: what compiling.py compiles. Builders that leave the sources behind need not say it. */
+#ifndef NATIVE_SOURCES
+#define NATIVE_SOURCES ""
+#endif
+
 static PyTypeObject *add_type(PyObject *module, PyType_Spec *spec)
 {
 	PyObject *type = PyType_FromModuleAndSpec(module, spec, NULL);
@@ -331,6 +336,8 @@ static int module_exec(PyObject *module)
 	state->encap = add_type(module, &encap_spec);
 	state->decap = add_type(module, &decap_spec);
 	if (state->table == NULL || state->encap == NULL || state->decap == NULL)
+		return -1;
+	if (PyModule_AddStringConstant(module, "SOURCES", NATIVE_SOURCES) < 0)
 		return -1;
 	return PyModule_AddIntConstant(module, "DROPS", PUMP_DROPS);
 }

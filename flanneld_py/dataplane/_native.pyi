@@ -2,6 +2,7 @@ from collections.abc import Sequence
 from typing import final
 
 DROPS: int
+SOURCES: str
 
 def segment(vnet: bytes, packet: bytes, /) -> tuple[int, list[bytes]]: ...
 def outbound(table: Table, frame: bytes, /) -> tuple[int, int, list[bytes]]: ...

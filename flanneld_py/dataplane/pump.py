@@ -31,9 +31,10 @@ The pure functions below the pumps (`segment`, `merge`, `outbound`, `inbound`, `
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Protocol
 
-from flanneld_py.dataplane import batch_portable, lpm, pump_portable, wire
+from flanneld_py.dataplane import batch_portable, lpm, pump_portable, stamp, wire
 from flanneld_py.errors import ConfigError
 
 CHOICES = ("auto", "native", "portable")
@@ -93,8 +94,14 @@ def choose(wanted: str) -> Implementation:
 
 
 def native() -> Implementation:
-    """ImportError when the extension was not built here."""
+    """ImportError when the extension was not built here; ConfigError when it was built from other sources."""
     module = import_module("flanneld_py.dataplane._native")
+    sources = stamp.sum_sources(Path(__file__).parent)
+    if sources and getattr(module, "SOURCES", "") != sources:
+        raise ConfigError(
+            "the native pump was built from other sources than those beside it",
+            hint="build it again: `pip install --editable .` in the checkout",
+        )
     return Implementation(
         "native",
         module.Table,

@@ -277,3 +277,6 @@ class WorkerSupervisor:
     def close(self) -> None:
         """Leave the worker to itself."""
         self._forget()
+        for child in self._children:
+            child.returncode = 0  # nobody waits for it, and Popen need not warn of that
+        self._children.clear()

@@ -103,7 +103,7 @@ class Worker:
             number = fields.get("number")
             found, given = await self._questions[word](fields, fds)
         except FlannelError as error:
-            return {"number": number, "error": error.message}, ()
+            return {"number": number, "error": str(error)}, ()
         except (ValueError, KeyError, TypeError, OSError) as error:
             return {"number": number, "error": f"{type(error).__name__}: {error}"}, ()
         else:

@@ -34,11 +34,15 @@ class Api:
     """
 
     def __init__(self, address: Addr, port: int, ca: Path, identity: Identity, *, namespace: str | None) -> None:
+        self._connection: HTTPSConnection | None = None
         self._host, self._port = str(address), port
         self._namespace = namespace
         self._context = ssl.create_default_context(cafile=str(ca))
         self._context.load_cert_chain(identity.certificate, identity.key)
-        self._connection: HTTPSConnection | None = None
+
+    def __del__(self) -> None:
+        # A kept connection is a matter of speed: who asks once or twice need not close it.
+        self.close()
 
     def get(self, path: str) -> dict[str, Any]:
         return self.call("GET", path)

@@ -133,7 +133,7 @@ class _Probes:
                     if not await reader.read(MAX_HEAD_BYTES):
                         break
         except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
-            log.debug("a probe was not answered: %s", error or type(error).__name__)
+            log.debug("a probe was not answered: %s", str(error) or type(error).__name__)
         except asyncio.CancelledError:
             writer.transport.abort()
         finally:

@@ -236,7 +236,7 @@ class LeaseHolder:
         except LeaseLost as error:
             _log.info("lease %s: nothing to release: %s", lease, error)
         except (TimeoutError, StoreError) as error:
-            _log.warning("lease %s: not released, it will expire: %s", lease, error or "etcd does not answer")
+            _log.warning("lease %s: not released, it will expire: %s", lease, str(error) or "etcd does not answer")
 
     async def _view(self) -> View:
         while True:

@@ -162,7 +162,7 @@ class Node:
         path.symlink_to(REAL_PLUGINS / name)
 
 
-NOTHING = {"links": [], "records": [], "addresses": []}
+NOTHING: dict[str, list[str]] = {"links": [], "records": [], "addresses": []}
 
 
 def link_real_plugins(folder: Path) -> None:

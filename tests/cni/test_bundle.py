@@ -267,7 +267,7 @@ def test_call_that_an_update_comes_upon_goes_on_with_its_own_version(built: Path
         check = f"from cni_plugin.number import NUMBER\nassert NUMBER == {number}\nmain()"
         script = head.encode() + b"".join(place.pieces(own.files["flannel.py"][0])).replace(b"main()", check.encode())
         module = f"NUMBER = {number}".encode()
-        files = own.files | {"flannel.py": (script, 0o644), "cni_plugin/number.py": (module, 0o644)}
+        files = {**own.files, "flannel.py": (script, 0o644), "cni_plugin/number.py": (module, 0o644)}
         versions.append(program.Program(own.entry, files))
     program.install(versions[0], folder)
     os.mkfifo(hold)
@@ -338,7 +338,14 @@ def test_folder_with_something_in_it_is_left_alone(tmp_path: Path, capsys: pytes
 def test_launcher_compiles_without_a_warning(tmp_path: Path) -> None:
     warnings = ["-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror"]
     sanitized = ["-fsanitize=address,undefined", "-g", "-O1", "-std=c11", "-D_GNU_SOURCE"]
-    command = [os.environ.get("CC", "cc"), *sanitized, *warnings, "-o", tmp_path / "flannel", *launcher.SOURCES]
+    command: list[str | Path] = [
+        os.environ.get("CC", "cc"),
+        *sanitized,
+        *warnings,
+        "-o",
+        tmp_path / "flannel",
+        *launcher.SOURCES,
+    ]
     subprocess.run(command, check=True)
     folder = tmp_path / "flannel.d"
     folder.mkdir()

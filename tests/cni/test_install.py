@@ -294,7 +294,14 @@ def test_installed_program_is_the_installer_too(host: Host) -> None:
     target = host.base / "elsewhere"
     target.mkdir()
     link_real_plugins(target)
-    command = [host.bin / "flannel", "install", "--bin-dir", target, "--conf-dir", host.base / "net.d"]
+    command: list[str | Path] = [
+        host.bin / "flannel",
+        "install",
+        "--bin-dir",
+        target,
+        "--conf-dir",
+        host.base / "net.d",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (target / "flannel").read_bytes() == (host.bin / "flannel").read_bytes()
@@ -322,7 +329,16 @@ def test_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypat
 
 
 def test_installers_at_the_same_time(host: Host) -> None:
-    command = [sys.executable, "-m", "cni_plugin", "install", "--bin-dir", host.bin, "--conf-dir", host.net_d]
+    command: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "cni_plugin",
+        "install",
+        "--bin-dir",
+        host.bin,
+        "--conf-dir",
+        host.net_d,
+    ]
     root = Path(__file__).parents[2]
     running = [subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) for _ in range(4)]
     ended = [(process.communicate(timeout=60)[1], process.returncode) for process in running]

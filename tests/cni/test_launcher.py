@@ -17,7 +17,7 @@ import pytest
 from cni_plugin import launcher, program
 from tests.cni import serve
 from tests.cni.node import NOTHING, TIMEOUT_S, Node, PodMaker
-from tests.netns.space import wait_until
+from tests.waiting import eventually
 
 WAYS = ("launcher",)
 
@@ -230,11 +230,11 @@ def test_add_that_nobody_waits_for_is_undone(node: Node, pods: PodMaker) -> None
         assert adding.stdin is not None
         adding.stdin.write(json.dumps(node.conf()).encode())
         adding.stdin.close()
-        wait_until(node.records, "the daemon has begun")
+        eventually("the daemon has begun", node.records)
         adding.kill()
         adding.wait()
         fcntl.flock(lock, fcntl.LOCK_UN)
-        wait_until(lambda: node.left() == NOTHING and node.records() == [], "it is undone")
+        eventually("it is undone", lambda: node.left() == NOTHING and node.records() == [])
         assert process.poll() is None
     assert [link["ifname"] for link in pod.ip_json("link")] == ["lo"]
 

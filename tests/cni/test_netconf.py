@@ -75,7 +75,7 @@ def test_version_and_runtime_config_of_the_network_replace_the_delegate_s() -> N
 
 
 def test_top_level_keys_do_not_reach_the_delegate() -> None:
-    extra = {"args": {}, "dns": {}, "mtu": 9000, "bridge": "br7", "capabilities": {}, "prevResult": {}}
+    extra: dict[str, Any] = {"args": {}, "dns": {}, "mtu": 9000, "bridge": "br7", "capabilities": {}, "prevResult": {}}
     assert assembled(**extra) == assembled()
 
 

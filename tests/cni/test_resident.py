@@ -218,21 +218,20 @@ def test_arguments_for_the_plugins_are_left_to_them(lonely: Node, pods: PodMaker
     assert lonely.left() == NOTHING
 
 
+def put(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+
+
 DAMAGES: dict[str, Callable[[Node], object]] = {
     "no subnet.env": lambda node: node.env_file.unlink(),
     "half a subnet.env": lambda node: node.env_file.write_text("FLANNEL_MTU=1400\n"),
-    "a record": lambda node: (node.data.mkdir(), (node.data / "cbr0@pod1@eth0").write_text("")),
-    "the begin of a record": lambda node: (node.data.mkdir(), (node.data / ".cbr0@pod1@eth0").write_text("")),
+    "a record": lambda node: put(node.data / "cbr0@pod1@eth0", ""),
+    "the begin of a record": lambda node: put(node.data / ".cbr0@pod1@eth0", ""),
     "a file for a directory": lambda node: node.data.write_text(""),
     "no bridge under its name": lambda node: node.space.ip("link", "add", "cni0", "type", "veth"),
-    "an address": lambda node: (
-        (node.addresses / "cbr0").mkdir(parents=True),
-        (node.addresses / "cbr0" / "10.77.9.9").write_text("pod1\r\neth0"),
-    ),
-    "an address of an old host-local": lambda node: (
-        (node.addresses / "cbr0").mkdir(parents=True),
-        (node.addresses / "cbr0" / "10.77.9.9").write_text("pod1"),
-    ),
+    "an address": lambda node: put(node.addresses / "cbr0" / "10.77.9.9", "pod1\r\neth0"),
+    "an address of an old host-local": lambda node: put(node.addresses / "cbr0" / "10.77.9.9", "pod1"),
 }
 
 

@@ -47,7 +47,7 @@ def test_version_is_answered_whatever_the_variables_hold(node: Node) -> None:
 
 def test_keys_of_the_runtime_are_tolerated(node: Node, pods: PodMaker) -> None:
     pod = pods()
-    keys = {
+    keys: dict[str, Any] = {
         "capabilities": {"portMappings": True},
         "cni.dev/x": 1,
         "args": {"cni": {"ips": ["1.2.3.4"]}},

@@ -2,6 +2,7 @@
 
 import json
 import os
+import posix
 from pathlib import Path
 
 import pytest
@@ -10,13 +11,14 @@ from cni_plugin import scratch
 from cni_plugin.result import CniError
 from cni_plugin.scratch import Attachment
 from tests.cni.node import NOTHING, Node, PodMaker
+from tests.netns.space import Namespace
 
 POD = Attachment("cbr0", "pod1", "eth0")
 CONFIG: dict[str, object] = {"name": "cbr0", "type": "bridge"}
 
 
-def interfaces(pod: object) -> list[str]:
-    return sorted(link["ifname"] for link in pod.ip_json("link"))  # type: ignore[attr-defined]
+def interfaces(pod: Namespace) -> list[str]:
+    return sorted(link["ifname"] for link in pod.ip_json("link"))
 
 
 def test_two_interfaces_of_one_container_do_not_share_a_record(node: Node, pods: PodMaker) -> None:
@@ -150,7 +152,7 @@ def test_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def full(fd: int, data: object) -> int:
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr(scratch.posix, "write", full)
+    monkeypatch.setattr(posix, "write", full)
     with pytest.raises(CniError, match="cannot be kept") as caught:
         scratch.write(str(tmp_path), POD, CONFIG, "")
     assert "No space left" in caught.value.details

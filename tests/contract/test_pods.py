@@ -25,7 +25,7 @@ NAMES = st.sampled_from(["cbr0", "a-b.c_d", "", "-a", "a/b", 7, None])
 NETS = st.sampled_from(["192.0.2.0/24", "192.0.2.7/24", "fd00::/8", "::ffff:0:0/96", "10.0.0.0/255.0.0.0", "x", 1])
 ADDRESSES = st.sampled_from(["192.0.2.1", "fd00::1", "", None, "x", "fe80::1%eth0"])
 ROUTES = st.lists(st.fixed_dictionaries({"dst": NETS}, optional={"gw": ADDRESSES, "mtu": st.just(1400)}), max_size=2)
-VALUES = st.sampled_from([True, False, None, 0, 1400, "yes", "cni0", {}, []])
+VALUES: st.SearchStrategy[Any] = st.sampled_from([True, False, None, 0, 1400, "yes", "cni0", {}, []])
 CONFIGS = st.fixed_dictionaries(
     {"name": NAMES},
     optional={

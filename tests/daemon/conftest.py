@@ -128,3 +128,4 @@ def ground(shared_ground: Field, tmp_path: Path) -> Iterator[Ground]:
         daemon.end()
     for number in (1, 2):
         strip(shared_ground.namespace(number))
+    assert [said for daemon in made.daemons for said in daemon.complaints()] == []

@@ -16,7 +16,8 @@ from flanneld_py.lab import etcd, process
 from flanneld_py.lab.namespaces import inside
 from flanneld_py.lab.process import Process
 from flanneld_py.lab.topology import ETCD_PREFIX
-from tests.interop.cluster import DEADLINE_S, Cluster, eventually
+from tests.interop.cluster import DEADLINE_S, Cluster
+from tests.waiting import eventually
 
 FLANNELD = (sys.executable, "-m", "flanneld_py")
 VXLAN = {"Type": "vxlan"}
@@ -46,7 +47,7 @@ class Tables:
 def ip_json(namespace: str, *words: str, tool: str = "ip") -> list[dict[str, Any]]:
     done = subprocess.run([tool, "-n", namespace, "-d", "-j", *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{tool} {' '.join(words)}: {done.stderr}"
-    return json.loads(done.stdout or "[]")
+    return list(json.loads(done.stdout or "[]"))
 
 
 def ip(namespace: str, words: str, tool: str = "ip") -> None:
@@ -92,6 +93,9 @@ def tables(namespace: str) -> Tables:
 
 def wait_tables(namespace: str, wanted: Tables) -> None:
     eventually(f"{namespace} holds exactly {wanted}", lambda: tables(namespace) == wanted, lambda: tables(namespace))
+
+
+COMPLAINTS = ("Traceback", "Exception ignored in", "was never awaited", "was never retrieved", "ResourceWarning")
 
 
 def peer_value(public: str, mac: str, *, backend: str = "vxlan", vni: int = 1, **more: object) -> str:
@@ -192,7 +196,7 @@ class Daemon:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    env={**kept, **self._env, **env},
+                    env={**kept, "PYTHONWARNINGS": "default::ResourceWarning", **self._env, **env},
                 ),
             )
         return self
@@ -245,6 +249,11 @@ class Daemon:
         if self._child is not None and self._child.poll() is None:
             self._child.kill()
             self._child.wait()
+
+    def complaints(self) -> list[str]:
+        """What the interpreter said is wrong with the program, in the last run."""
+        log = self.log() if self._child is not None else ""
+        return [log] if any(words in log for words in COMPLAINTS) else []
 
 
 def strip(namespace: str) -> None:

@@ -11,7 +11,7 @@ from tests.daemon.field import Tables, call, ip, ip_json, link, overlay_devices,
 PEER, MAC, PUBLIC = "10.77.201.0/24", "02:00:00:00:aa:01", "172.18.1.201"
 
 
-def config(network: str = "10.77.0.0/16", **backend: object) -> str:
+def config(network: str = "10.77.0.0/16", /, **backend: object) -> str:
     return json.dumps({"Network": network, "Backend": {"Type": "vxlan"} | backend})
 
 

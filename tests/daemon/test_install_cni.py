@@ -10,7 +10,7 @@ import pytest
 from cni_plugin import conflist, program
 from tests.cni.node import link_real_plugins
 from tests.daemon.conftest import Ground
-from tests.interop.cluster import eventually
+from tests.waiting import eventually
 
 CONFIG = '{"Network": "10.77.0.0/16", "Backend": {"Type": "vxlan"}}'
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.daemon.conftest import Ground
 from tests.daemon.field import Daemon, Tables, addresses, link, peer_value, tables, wait_tables
-from tests.interop.cluster import eventually
+from tests.waiting import eventually
 
 CONFIG = '{"Network": "10.77.0.0/16", "Backend": {"Type": "vxlan"}}'
 PEER, MAC, PUBLIC = "10.77.201.0/24", "02:00:00:00:aa:01", "172.18.1.201"

@@ -14,8 +14,8 @@ from flanneld_py.model.entry import Desired, TxChecksum
 from flanneld_py.netlink.ethtool import EthtoolApplier
 from tests.daemon.conftest import FieldOf, fresh_name
 from tests.daemon.field import Field, paused
-from tests.interop.cluster import eventually
 from tests.netns.space import Namespace
+from tests.waiting import eventually
 
 
 def state(field: Field) -> bool | None:

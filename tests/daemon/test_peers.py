@@ -8,7 +8,7 @@ import pytest
 from flanneld_py.lab.topology import LabSpec, Stack, Underlay
 from tests.daemon.conftest import FieldOf, fresh_name
 from tests.daemon.field import Field, Tables, addresses, ip_json, link, peer_value, tables, wait_tables
-from tests.interop.cluster import eventually
+from tests.waiting import eventually
 
 MAC, MAC2 = "02:00:00:00:aa:01", "02:00:00:00:aa:02"
 PUBLIC, PUBLIC2 = "172.18.1.201", "172.18.1.202"
@@ -33,6 +33,10 @@ def leave(field: Field, *subnets: str) -> None:
 
 def problems(field: Field, subnet: str) -> list[str]:
     return next((p["problems"] for p in field.ask(1)["peer_list"] if p["subnets"] == [subnet]), ["no such peer"])
+
+
+def wait_problems(field: Field, subnet: str) -> None:
+    eventually(f"{subnet} is told", lambda: problems(field, subnet) not in ([], ["no such peer"]))
 
 
 def test_a_peer_that_changes_leaves_nothing_stale(field: Field) -> None:
@@ -99,7 +103,7 @@ def test_a_peer_that_covers_others_harms_nobody(field: Field) -> None:
     own = field.subnets(1)[0].replace("/24", "/25")
     for subnet in (own, "10.99.0.0/24"):
         put(field, subnet, PUBLIC, MAC)
-        eventually(f"{subnet} is told", lambda s=subnet: problems(field, s) not in ([], ["no such peer"]))  # type: ignore[misc]
+        wait_problems(field, subnet)
         assert tables(space) == base
         leave(field, subnet)
 

@@ -18,7 +18,8 @@ from tests.cni.node import pod
 from tests.daemon.conftest import Ground
 from tests.daemon.field import Daemon, addresses
 from tests.daemon.test_start import CONFIG
-from tests.netns.space import Namespace, wait_until
+from tests.netns.space import Namespace
+from tests.waiting import eventually
 
 TIMEOUT_S = 30
 
@@ -135,7 +136,7 @@ def test_stop_is_quick_while_the_launcher_waits(ground: Ground, plugin: Path, po
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         adding = start(daemon, plugin, "ADD", space)
-        wait_until(lambda: (daemon.folder / "data").exists() and any((daemon.folder / "data").iterdir()), "it began")
+        eventually("it began", lambda: (daemon.folder / "data").exists() and any((daemon.folder / "data").iterdir()))
         assert daemon.stop() == 0
     out, _ = adding.communicate(timeout=TIMEOUT_S)
     assert adding.returncode == 1 and json.loads(out)["code"] in (11, 101)

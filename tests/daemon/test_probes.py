@@ -8,7 +8,7 @@ import pytest
 from flanneld_py.lab.namespaces import inside
 from tests.daemon.conftest import Ground
 from tests.daemon.field import VXLAN, Daemon
-from tests.interop.cluster import eventually
+from tests.waiting import eventually
 
 PORT = 8081
 

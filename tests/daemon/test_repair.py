@@ -16,7 +16,7 @@ from tests.daemon.field import (
     tables,
     wait_tables,
 )
-from tests.interop.cluster import eventually
+from tests.waiting import eventually
 
 DAMAGE = {
     "a route deleted": "ip route del {subnet2}",

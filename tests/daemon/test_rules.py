@@ -12,7 +12,7 @@ import pytest
 from flanneld_py.daemon.rundir import instance
 from tests.daemon.conftest import Ground
 from tests.daemon.field import Daemon, call
-from tests.interop.cluster import eventually
+from tests.waiting import eventually
 
 IPTABLES = ("iptables-nft", "iptables-legacy")
 

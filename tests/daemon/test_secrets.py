@@ -10,7 +10,7 @@ from flanneld_py.lab.namespaces import inside
 from tests.daemon.conftest import Ground
 from tests.daemon.field import call
 from tests.etcd.server import Server
-from tests.interop.cluster import eventually
+from tests.waiting import eventually
 
 CONFIG = '{"Network": "10.77.0.0/16", "Backend": {"Type": "vxlan"}}'
 SECRET = "c0rrect-h0rse"

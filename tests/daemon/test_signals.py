@@ -12,7 +12,7 @@ import pytest
 from flanneld_py.lab.topology import LabSpec
 from tests.daemon.conftest import FieldOf, Ground, fresh_name
 from tests.daemon.field import Field, link, tables
-from tests.interop.cluster import eventually
+from tests.waiting import eventually
 
 CONFIG = '{"Network": "10.77.0.0/16", "Backend": {"Type": "vxlan"}}'
 STOP_S = 2.0

@@ -26,7 +26,7 @@ from flanneld_py.observe.status import Stage, Status
 from flanneld_py.reconcile.loop import Reconciler
 from tests.daemon.field import ip, ip_json
 from tests.fakes.store import MemoryCluster, MemoryStore
-from tests.interop.cluster import DEADLINE_S, POLL_S
+from tests.waiting import DEADLINE_S, POLL_S
 
 NUMBERS = count(1)
 PEER = Lease((ip_network("10.77.9.0/24"),), LeaseAttrs(IPv4Address("192.0.2.9"), None, "host-gw"))
@@ -94,7 +94,7 @@ def test_nothing_is_reconciled_before_the_peers_are_known(
         options = parse_options([f"--subnet-file={tmp_path}/subnet.env", "--iface=eth0"], {})
         board = Board(tmp_path, Status(Stage.STARTING, time.time(), os.getpid(), "0", "node1"), notify_socket=None)
         with NetlinkSocket() as sock:
-            opened = Opened(store)  # type: ignore[arg-type]
+            opened = Opened(store)
             setup = await prepare(options, read_identity("0"), opened, sock, board)
             task = asyncio.create_task(_overlay(options, setup, opened, sock, board))
             await store.asked.wait()

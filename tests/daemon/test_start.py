@@ -10,7 +10,8 @@ from flanneld_py.lab import wiring
 from flanneld_py.lab.namespaces import inside
 from tests.daemon.conftest import Ground
 from tests.daemon.field import Tables, addresses, call, link, peer_value, tables, wait_tables
-from tests.interop.cluster import DEADLINE_S, eventually
+from tests.interop.cluster import DEADLINE_S
+from tests.waiting import eventually
 
 CONFIG = '{"Network": "10.77.0.0/16", "Backend": {"Type": "vxlan"}}'
 

@@ -7,7 +7,8 @@ from flanneld_py.lab.progress import Silent
 from flanneld_py.lab.state import ETCD
 from flanneld_py.lab.topology import ETCD_PREFIX
 from tests.daemon.field import Field, paused, peer_value, tables, wait_tables
-from tests.interop.cluster import _b64, eventually
+from tests.interop.cluster import _b64
+from tests.waiting import eventually
 
 MAC, MAC2 = "02:00:00:00:cc:01", "02:00:00:00:cc:02"
 

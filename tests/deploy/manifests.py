@@ -50,7 +50,14 @@ def find_helm() -> str | None:
 
 
 def render(helm: str, values: Object, *, namespace: str = "kube-flannel") -> "subprocess.CompletedProcess[str]":
-    words = ["template", "flannel", CHART, f"--namespace={namespace}", f"--kube-version={KUBE_VERSION}", "--values=-"]
+    words = [
+        "template",
+        "flannel",
+        str(CHART),
+        f"--namespace={namespace}",
+        f"--kube-version={KUBE_VERSION}",
+        "--values=-",
+    ]
     return subprocess.run(
         [helm, *words], input=json.dumps(values), capture_output=True, text=True, timeout=60, check=False
     )

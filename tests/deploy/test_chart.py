@@ -36,13 +36,13 @@ def helm(request: pytest.FixtureRequest) -> str:
     return found
 
 
-def rendered(helm: str, values: Object | None = None, **flannel: object) -> list[Object]:
+def rendered(helm: str, values: Object | None = None, /, **flannel: object) -> list[Object]:
     done = render(helm, {**(values or {}), "flannel": flannel})
     assert done.returncode == 0, done.stderr
     return read_objects(done.stdout)
 
 
-def refused(helm: str, values: Object | None = None, **flannel: object) -> str:
+def refused(helm: str, values: Object | None = None, /, **flannel: object) -> str:
     done = render(helm, {**(values or {}), "flannel": flannel})
     assert done.returncode != 0, done.stdout
     return done.stderr

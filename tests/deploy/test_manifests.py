@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from cni_plugin.conflist import parse_conflist
-from flanneld_py.daemon.options import LATER, parse_options
+from flanneld_py.daemon.flagtable import LATER
+from flanneld_py.daemon.options import parse_options
 from flanneld_py.daemon.setup import judge
 from flanneld_py.lab.kubeobjects import account_roles
 from flanneld_py.version import VERSION

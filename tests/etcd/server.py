@@ -5,13 +5,13 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+
+from tests.waiting import eventually
 
 READY_S = 30.0
 
@@ -32,14 +32,6 @@ def free_ports(count: int) -> list[int]:
         for sock in socks:
             sock.bind(("127.0.0.1", 0))
         return [sock.getsockname()[1] for sock in socks]
-
-
-def eventually(check: Callable[[], Any], what: str, deadline_s: float = READY_S) -> None:
-    """Wait until `check` is true; the poll is short, since nothing tells us."""
-    end = time.monotonic() + deadline_s
-    while not check():
-        assert time.monotonic() < end, f"not within {deadline_s} s: {what}"
-        time.sleep(0.02)
 
 
 @dataclass
@@ -90,7 +82,7 @@ class Server:
         return self
 
     def wait(self) -> None:
-        eventually(self.ready, f"{self.name} is healthy; its log is {self.folder}/{self.name}.log")
+        eventually(f"{self.name} is healthy; its log is {self.folder}/{self.name}.log", self.ready)
 
     def ready(self) -> bool:
         assert self.process is not None and self.process.poll() is None, f"{self.name} has ended"
@@ -116,7 +108,7 @@ class Server:
         pairs = [flag.partition("=") for flag in self.tls]
         tls = [f"{flags[name]}={value}" for name, _, value in pairs if name in flags]
         if self.tls and "--trusted-ca-file" not in {name for name, _, _ in pairs}:
-            tls.append(f"--cacert={self.folder}/ca.pem")
+            tls.append(f"--cacert={self.folder}/ca.crt")
         argv = [binary("etcdctl"), f"--endpoints={self.url}", "--command-timeout=2s", *tls, *words]
         env = {"PATH": os.environ.get("PATH", ""), "ETCDCTL_API": "3"}
         return subprocess.run(argv, capture_output=True, text=True, timeout=10, env=env, check=check)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from tests.daemon.conftest import Ground
 from tests.daemon.field import VXLAN, link, tables
 from tests.daemon.test_probes import probe
 from tests.image.conftest import Node
-from tests.interop.cluster import eventually
+from tests.waiting import eventually
 
 FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
 CAPABILITIES = (1 << 12) | (1 << 13)
@@ -28,7 +29,7 @@ def field_of(pid: int, name: str) -> str:
     return found[1]
 
 
-def configure(ground: Ground, backend: dict[str, object]) -> None:
+def configure(ground: Ground, backend: Mapping[str, object]) -> None:
     ground.put("config", json.dumps({"Network": "10.84.0.0/16", "Backend": backend}))
 
 
@@ -68,7 +69,7 @@ def test_a_sysctl_out_of_reach_is_said_once_with_its_mend(
     (failure,) = node.status()["failures"]
     assert failure.endswith(mend)
 
-    seen = set()
+    seen: set[int] = set()
 
     def made_again() -> bool:
         return link(namespace, "flannel.1").get("ifindex") not in {None, *seen}

@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from flanneld_py.daemon.options import LATER
+from flanneld_py.daemon.flagtable import LATER
 from flanneld_py.lab import kubeobjects
 from flanneld_py.lab.kubernetes import CONTROLLERS, find_program
 from tests.daemon.test_probes import probe
 from tests.deploy.manifests import KUBERNETES, PLAIN, daemon, find, pod, read_objects
 from tests.image.conftest import LIMITS, START_S, Podman
-from tests.interop.cluster import eventually
 from tests.kubernetes.conftest import kubernetes_programs, place, running_place
 from tests.kubernetes.place import ADDRESS, Place
 from tests.kubernetes.stores import PREFIX, go_annotations
+from tests.waiting import eventually
 
 __all__ = ["kubernetes_programs", "place", "running_place"]
 
@@ -103,6 +103,14 @@ class Pod:
             self._child.wait(START_S)
 
 
+def packet_filter(namespace: str) -> str:
+    """All rules of the namespace, as nft shows those of both."""
+    shown = subprocess.run(
+        ["ip", "netns", "exec", namespace, "nft", "list", "ruleset"], capture_output=True, text=True, check=True
+    )
+    return shown.stdout.lower()
+
+
 @pytest.fixture
 def rights(place: Place) -> None:
     """Those of the manifest, in place of the lab's."""
@@ -129,6 +137,9 @@ def test_the_pod_of_the_manifest_becomes_ready_within_its_limits(daemon_pod: Pod
     assert place.annotations("n1")[PREFIX + "public-ip"] == str(ADDRESS)
     assert list(place.routes()) == ["10.244.2.0/24"]
     eventually("the condition is cleared", lambda: "FlannelIsUp" in json.dumps(place.node("n1")), daemon_pod.log)
+    refused = [text for text in daemon_pod.status["failures"] if "set it on the host: sysctl" not in text]
+    assert refused == [], "rules of the packet filter need no more than the manifest grants"
+    assert "masquerade" in packet_filter(place.namespace)
     assert daemon_pod.cgroup("memory.limit_in_bytes") == 50 * 2**20
     assert daemon_pod.cgroup("memory.max_usage_in_bytes") <= 50 * 2**20
     assert daemon_pod.cgroup("cpu.cfs_quota_us") * 10 == daemon_pod.cgroup("cpu.cfs_period_us")

@@ -3,10 +3,9 @@
 import json
 import socket
 import subprocess
-import time
 from base64 import b64decode, b64encode
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
@@ -17,9 +16,9 @@ from flanneld_py.lab.echo import decode_reply, encode_request
 from flanneld_py.lab.namespaces import inside
 from flanneld_py.lab.progress import Silent
 from flanneld_py.lab.topology import ETCD_PREFIX, LabSpec, Node, Topology
+from tests.waiting import eventually
 
 DEADLINE_S = 20.0
-POLL_S = 0.02
 IP_MTU_DISCOVER, IPV6_MTU_DISCOVER, PMTUDISC_DONT, PMTUDISC_DO = 10, 23, 0, 2
 """include/uapi/linux/in.h and in6.h; not in Python's socket module."""
 ICMP = {
@@ -30,14 +29,6 @@ ICMP = {
 
 OURS = "241"
 BOOT = "boot"
-
-
-def eventually(what: str, holds: Callable[[], object], seen: Callable[[], object] = str) -> None:
-    """Ensure that the condition comes to hold; `seen` is told if it does not."""
-    end = time.monotonic() + DEADLINE_S
-    while not holds():
-        assert time.monotonic() < end, f"not within {DEADLINE_S:.0f} s: {what}: {seen()}"
-        time.sleep(POLL_S)
 
 
 @dataclass(frozen=True)
@@ -136,8 +127,8 @@ class Cluster:
             number = node.number
             eventually(
                 f"{node.name} has its peers' routes only",
-                lambda n=number: self.settled(n),  # type: ignore[misc]
-                lambda n=number: self.routes(n),  # type: ignore[misc]
+                partial(self.settled, number),
+                partial(self.routes, number),
             )
 
     def endpoints(self, version: int = 4) -> dict[str, traffic.Endpoint]:
@@ -145,7 +136,7 @@ class Cluster:
 
     def lost_pings(self) -> dict[tuple[int, str, str], int]:
         """The families and pairs of pods between which an echo was lost."""
-        lost = {}
+        lost: dict[tuple[int, str, str], int] = {}
         for version in self.versions:
             matrix = traffic.ping_matrix(tuple(self.endpoints(version).values()), timeout_s=5.0)
             assert len(matrix) == len(self.nodes) * (len(self.nodes) - 1)

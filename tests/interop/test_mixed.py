@@ -5,8 +5,9 @@ from itertools import permutations
 
 import pytest
 
-from tests.interop.cluster import BOOT, OURS, Cluster, echo, eventually
+from tests.interop.cluster import BOOT, OURS, Cluster, echo
 from tests.interop.conftest import BACKENDS, BuildCluster
+from tests.waiting import eventually
 
 MIXES = [(2,), (1, 3)]
 """The numbers of the nodes that run the real flannel. Nodes 1 and 2 share a link in the routed underlay."""
@@ -73,9 +74,8 @@ def test_a_node_that_leaves_is_forgotten_by_both_kinds(cluster_of: BuildCluster,
     gone = cluster.lease_key(3)
     cluster.stop(3)
     cluster.delete_lease(gone)
-    for number in (1, 2):
-        left = set(cluster.subnets(3 - number))
-        eventually(f"node {number} has forgotten {gone}", lambda n=number, want=left: cluster.routes(n).keys() == want)  # type: ignore[misc]
+    left = [{*cluster.subnets(2)}, {*cluster.subnets(1)}]
+    eventually(f"both have forgotten {gone}", lambda: [{*cluster.routes(number)} for number in (1, 2)] == left)
     assert {str(route["protocol"]) for route in cluster.routes(1).values()} == {OURS}
     assert {str(route["protocol"]) for route in cluster.routes(2).values()} == {BOOT}
     if backend == "vxlan":

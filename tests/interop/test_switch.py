@@ -4,8 +4,9 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.interop.cluster import OURS, Cluster, eventually
+from tests.interop.cluster import OURS, Cluster
 from tests.interop.conftest import BACKENDS, BuildCluster
+from tests.waiting import eventually
 
 ARRIVALS = 50
 """Echo replies to wait for after each change: a quarter of a second of the probe's traffic."""

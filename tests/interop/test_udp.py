@@ -12,8 +12,9 @@ from flanneld_py.lab.namespaces import inside
 from flanneld_py.lab.stream import run_stream
 from flanneld_py.lab.topology import Stack, Underlay
 from tests.daemon.field import call
-from tests.interop.cluster import Cluster, echo, eventually
+from tests.interop.cluster import Cluster, echo
 from tests.interop.conftest import BACKENDS, BuildCluster
+from tests.waiting import eventually
 
 MIXES = [(2,), (1, 3)]
 

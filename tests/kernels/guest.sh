@@ -16,7 +16,8 @@ done
 # There is no udev that would make /dev/net/tun; and nothing loads the other two by name.
 modprobe -a tun fou ipip
 
-export PYTHONDONTWRITEBYTECODE=1
+# Plugins that are not needed take seconds to load.
+export PYTHONDONTWRITEBYTECODE=1 PYTEST_DISABLE_PLUGIN_AUTOLOAD=1
 # What contract tests promise of a fake needs no other kernel.
 exec chroot "$host" "$BASH" -c 'cd "$1" && exec "${@:2}"' guest "$checkout" "$python" -m pytest \
-    -p no:cacheprovider -q -k "not fake" --durations 10 --timeout 100 -o junit_family=xunit1 --junit-xml /run/results/junit.xml "$@"
+    -p pytest_asyncio.plugin -p pytest_timeout -p no:cacheprovider -q -k "not fake" --durations 10 --timeout 100 -o junit_family=xunit1 --junit-xml /run/results/junit.xml "$@"

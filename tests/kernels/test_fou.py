@@ -14,7 +14,8 @@ import pytest
 from flanneld_py.dataplane import pump
 from tests.kernels.test_udp_path import ping, switch_checksum_offload_off, transfer
 from tests.netns.pump_pair import MTU, PORT, Node, ip, pair, public, subnet
-from tests.netns.test_pump import count, eventually, pod, sockets
+from tests.netns.test_pump import count, pod, sockets
+from tests.waiting import eventually
 
 FOU = ("fou", "add", "port", str(PORT), "ipproto", "4")
 IPIP = ("link", "add", "flannel0", "type", "ipip", "local", str(public(2)))
@@ -82,5 +83,5 @@ def test_the_bytes_on_the_wire_are_the_inner_packet_alone(make: pump.Implementat
         sent = count(a.decap, "packets")
         server.sendto(b"and back", back)
         assert client.recv(100) == b"and back"
-        eventually(lambda: count(a.decap, "packets") == sent + 1)
+        eventually("the answer is counted", lambda: count(a.decap, "packets") == sent + 1, a.decap.counters)
         assert count(a.decap, "bytes") >= 28 + len(b"and back")

@@ -12,7 +12,9 @@ TESTS = (
     "tests/kernels/test_udp_path.py",
     "tests/kernels/test_worker.py",
     "tests/netns/test_kernel_facts.py",
+    "tests/netns/test_monitor.py",
     "tests/netns/test_pod_facts.py",
+    "tests/netns/test_pump_devices.py",
     "tests/contract/test_kernel.py",
 )
 FOU = ("6.1", "tests/kernels/test_fou.py")

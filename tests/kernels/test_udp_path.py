@@ -15,7 +15,8 @@ from flanneld_py.dataplane.wire import Drop
 from flanneld_py.lab.echo import decode_reply, encode_request
 from tests.kernels.test_offload import HAS, RELEASE, SEGMENT, SOL_UDP, UDP_SEGMENT
 from tests.netns.pump_pair import Node, inside, pair
-from tests.netns.test_pump import DEADLINE_S, count, drops, eventually, pod, sockets
+from tests.netns.test_pump import DEADLINE_S, count, drops, pod, sockets
+from tests.waiting import eventually
 
 SIOCETHTOOL, ETHTOOL_STXCSUM = 0x8946, 0x17
 TRAINS_WITHOUT_CHECKSUM_OFFLOAD = RELEASE >= (6, 11)
@@ -85,8 +86,12 @@ def test_a_stream_arrives_whole_and_in_trains(make: pump.Implementation) -> None
     with pair(make) as (a, b):
         assert a.tun.offload & a.udp.offload == HAS
         transfer(a, b, 600_000)
-        eventually(lambda: count(a.encap, "train_packets") > 100)
-        eventually(lambda: count(b.decap, "packets") == count(a.encap, "packets"))
+        eventually("packets leave in trains", lambda: count(a.encap, "train_packets") > 100, a.encap.counters)
+        eventually(
+            "what left is counted there",
+            lambda: count(b.decap, "packets") == count(a.encap, "packets"),
+            b.decap.counters,
+        )
         assert count(a.encap, "kernel_errors") == count(b.decap, "kernel_errors") == 0
 
 
@@ -104,7 +109,7 @@ def test_a_train_of_datagrams_arrives_as_it_was_sent(make: pump.Implementation) 
         received = [server.recv(2000) for _ in parts]
         assert [len(part) for part in received] == [len(part) for part in parts]
         assert hashlib.sha256(b"".join(received)).digest() == hashlib.sha256(b"".join(parts)).digest()
-        eventually(lambda: count(a.encap, "packets") >= len(parts))
+        eventually("each is counted", lambda: count(a.encap, "packets") >= len(parts), a.encap.counters)
         assert count(b.decap, "kernel_errors") == 0
 
 
@@ -113,7 +118,11 @@ def test_a_device_that_cannot_checksum_costs_the_trains_and_no_packet(make: pump
     with pair(make) as (a, b):
         switch_checksum_offload_off(a)
         transfer(a, b, 300_000)
-        eventually(lambda: count(b.decap, "packets") == count(a.encap, "packets"))
+        eventually(
+            "what left is counted there",
+            lambda: count(b.decap, "packets") == count(a.encap, "packets"),
+            b.decap.counters,
+        )
         assert drops(a.encap, Drop.SEND_FAILED) == 0
         if TRAINS_WITHOUT_CHECKSUM_OFFLOAD:
             assert a.encap.gso and count(a.encap, "train_packets") > 0

@@ -1,11 +1,8 @@
 """A control plane for tests, with what they do to it."""
 
 import json
-import socket
-import time
 from base64 import b64encode
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
@@ -17,27 +14,12 @@ from flanneld_py.lab.kubeapi import Api
 from flanneld_py.lab.kubernetes import API_SERVER, CONTROLLERS, ControlPlane, Site
 from flanneld_py.lab.progress import Silent
 from flanneld_py.lab.state import LabDirectory
+from tests.etcd.server import free_ports
+from tests.waiting import eventually
 
 DEADLINE_S = 60.0
-POLL_S = 0.02
 POD_NETWORKS = ("10.244.0.0/16", "fd00:10:244::/48")
 SERVICE_NETWORKS = ("10.96.0.0/16", "fd00:10:96::/112")
-
-
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        socks = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for sock in socks:
-            sock.bind(("127.0.0.1", 0))
-        return [sock.getsockname()[1] for sock in socks]
-
-
-def eventually(what: str, holds: Callable[[], object], deadline_s: float = DEADLINE_S) -> None:
-    """Ensure that the condition comes to hold."""
-    end = time.monotonic() + deadline_s
-    while not holds():
-        assert time.monotonic() < end, f"not within {deadline_s:.0f} s: {what}"
-        time.sleep(POLL_S)
 
 
 class Cluster:

@@ -18,8 +18,9 @@ from flanneld_py.lab.kubernetes import ControlPlane
 from flanneld_py.lab.namespaces import inside
 from flanneld_py.lab.process import Process
 from flanneld_py.lab.wiring import create_namespace, remove_namespace
-from tests.kubernetes.cluster import Cluster, eventually
+from tests.kubernetes.cluster import Cluster
 from tests.kubernetes.stores import PREFIX, go_annotations
+from tests.waiting import eventually
 
 ADDRESS = IPv4Address("198.18.0.1")
 FLANNELD = (sys.executable, "-m", "flanneld_py")

@@ -10,6 +10,7 @@ import socket
 import ssl
 import struct
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -112,6 +113,7 @@ class FaultProxy:
         self._server.set_alpn_protocols(["http/1.1"])
         self._plans: list[_Plan] = []
         self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+        self._aborted: list[asyncio.StreamWriter] = []
         self._flows = asyncio.Event()
         self._flows.set()
         self._accepts = True
@@ -136,6 +138,9 @@ class FaultProxy:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for writer in self._aborted:
+            with suppress(OSError):
+                await writer.wait_closed()
 
     def plan(
         self,
@@ -194,10 +199,12 @@ class FaultProxy:
         except asyncio.CancelledError:
             _reset(writer)
         finally:
+            del self._connections[task]
             for one in (writer, upstream):
                 if one is not None:
-                    one.close()
-            del self._connections[task]
+                    # Without TLS's own farewell: the answer to it would be waited for.
+                    one.transport.abort()
+                    self._aborted.append(one)
 
     async def _exchange(
         self,

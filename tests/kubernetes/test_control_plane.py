@@ -12,10 +12,12 @@ from flanneld_py.lab import kubernetes, process
 from flanneld_py.lab.kubeapi import STRATEGIC, Api, Refused
 from flanneld_py.lab.kubernetes import API_SERVER, CONTROLLERS, ETCD
 from flanneld_py.lab.namespaces import processes
+from flanneld_py.model.net import inside
 from tests.kubernetes.account import ask, watch
-from tests.kubernetes.cluster import POD_NETWORKS, Cluster, eventually
+from tests.kubernetes.cluster import POD_NETWORKS, Cluster
 from tests.kubernetes.conftest import BuildCluster
 from tests.kubernetes.place import Place
+from tests.waiting import eventually
 
 CONDITION = {"type": "NetworkUnavailable", "status": "False", "reason": "FlannelIsUp", "message": "test"}
 
@@ -27,7 +29,7 @@ def test_the_controller_manager_gives_each_node_networks_of_both_families(cluste
     four, six = map(ip_network, POD_NETWORKS)
     for v4, v6 in chosen:
         assert (v4.prefixlen, v6.prefixlen) == (24, 64)
-        assert v4.subnet_of(four) and v6.subnet_of(six)
+        assert inside(v4, four) and inside(v6, six)
     assert chosen[0] != chosen[1]
 
 
@@ -130,7 +132,7 @@ def test_a_cluster_of_one_family(cluster_of: BuildCluster) -> None:
     cluster = cluster_of("10.60.0.0/16")
     cluster.add_node("a")
     (network,) = cluster.pod_networks("a")
-    assert ip_network(network).subnet_of(ip_network("10.60.0.0/16"))
+    assert inside(ip_network(network), ip_network("10.60.0.0/16"))
 
 
 def test_a_refusal_names_the_request_and_the_reason(cluster: Cluster) -> None:

@@ -8,9 +8,9 @@ import pytest
 from bench.cgroup import limited
 from flanneld_py.lab import process
 from flanneld_py.lab.kubernetes import API_SERVER, CONTROLLERS
-from tests.kubernetes.cluster import eventually
 from tests.kubernetes.place import ADDRESS, Place
 from tests.kubernetes.stores import PREFIX, go_annotations
+from tests.waiting import eventually
 
 
 def add_peer(place: Place, number: int) -> tuple[str, str]:

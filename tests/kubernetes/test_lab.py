@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import ip_network
 from itertools import count
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,8 @@ from flanneld_py.lab.kubernetes import API_SERVER, ControlPlane
 from flanneld_py.lab.progress import Silent
 from flanneld_py.lab.topology import LabSpec, Stack, Store, Wiring
 from flanneld_py.lab.traffic import endpoints, ping_matrix
-from tests.interop.cluster import Cluster, eventually
+from tests.interop.cluster import Cluster
+from tests.waiting import eventually
 
 NUMBERS = count(1)
 PREFIX = "flannel.alpha.coreos.com/"
@@ -40,6 +42,11 @@ def cluster(kubernetes_programs: None) -> Iterator[Cluster]:
 
 def control_of(lab: Lab) -> ControlPlane:
     return ControlPlane(stores.site(lab.topology, lab.directory))
+
+
+def complaints(cluster: Cluster) -> list[object]:
+    """What each node says is wrong, in the order of the nodes; None: nothing is."""
+    return [servers.read_status(cluster.lab.directory, node).get("error") for node in cluster.nodes]
 
 
 def test_pods_answer_and_the_node_says_what_users_look_for(cluster: Cluster) -> None:
@@ -64,21 +71,13 @@ def test_nothing_is_lost_while_the_api_server_is_away(cluster: Cluster) -> None:
     with cluster.probe("pod1-1", "pod2-1") as probe:
         process.send(server, signal.SIGKILL)
         process.end([server])
-        for node in cluster.nodes:
-            eventually(
-                f"{node.name} says that the API server does not answer",
-                lambda node=node: servers.read_status(cluster.lab.directory, node).get("error"),
-                lambda node=node: servers.read_status(cluster.lab.directory, node),
-            )
+        eventually(
+            "all say that the API server does not answer", lambda: all(complaints(cluster)), lambda: complaints(cluster)
+        )
         assert probe.wait_for(int(AWAY_S * RATE_HZ), AWAY_S + 20.0)
         cluster.lab.save(cluster.lab.record.with_process(API_SERVER, control.start(API_SERVER)))
         control.wait_for_api(Silent())
-        for node in cluster.nodes:
-            eventually(
-                f"{node.name} has no complaint any more",
-                lambda node=node: not servers.read_status(cluster.lab.directory, node).get("error"),
-                lambda node=node: servers.read_status(cluster.lab.directory, node),
-            )
+        eventually("nobody complains any more", lambda: not any(complaints(cluster)), lambda: complaints(cluster))
         found = probe.stop()
     assert (found.lost, found.unsent) == ((), ())
     assert found.sent > AWAY_S * RATE_HZ
@@ -89,14 +88,14 @@ def test_all_follow_a_node_that_comes_back_with_another_network(cluster: Cluster
     cluster.wait_settled()
     api, node = control_of(cluster.lab).api, cluster.node(3)
     old, new = cluster.subnets(3), "10.244.200.0/24"
+
+    def peers() -> list[dict[str, dict[str, Any]]]:
+        return [cluster.routes(peer) for peer in (1, 2)]
+
     api.delete(f"/api/v1/nodes/{node.name}")
-    for peer in (1, 2):
-        eventually(f"node{peer} has no route to it", lambda peer=peer: not set(old) & cluster.routes(peer).keys())
+    eventually("nobody has a route to it", lambda: not any(set(old) & routes.keys() for routes in peers()), peers)
     kubeobjects.create_node(api, node.name, [one.ip for one in node.addresses], pod_networks=[ip_network(new)])
-    for peer in (1, 2):
-        eventually(
-            f"node{peer} has a route to {new}", lambda peer=peer: new in cluster.routes(peer), lambda: cluster.routes(1)
-        )
+    eventually(f"both peers have a route to {new}", lambda: all(new in routes for routes in peers()), peers)
     assert cluster.subnets(3) == (new,)
 
 

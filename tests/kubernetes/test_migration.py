@@ -12,8 +12,9 @@ from flanneld_py.lab import build, stores
 from flanneld_py.lab.kubernetes import ControlPlane
 from flanneld_py.lab.progress import Silent
 from flanneld_py.lab.topology import LabSpec, Stack, Store, Underlay, Wiring
-from tests.interop.cluster import Cluster, eventually
+from tests.interop.cluster import Cluster
 from tests.interop.conftest import go_flannel
+from tests.waiting import eventually
 
 __all__ = ["go_flannel"]
 

@@ -8,8 +8,9 @@ import pytest
 from flanneld_py.lab.kubernetes import CONTROLLERS
 from flanneld_py.store.base import Condition
 from tests.etcd.conftest import Reports, bad
-from tests.kubernetes.cluster import Cluster, eventually
+from tests.kubernetes.cluster import Cluster
 from tests.kubernetes.stores import DUAL, Stores, ask, config, lease
+from tests.waiting import eventually
 
 DEADLINE_S = 20
 

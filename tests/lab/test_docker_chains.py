@@ -14,8 +14,8 @@ from flanneld_py.lab.progress import Silent
 from flanneld_py.lab.topology import Firewall, LabSpec, Wiring
 from flanneld_py.lab.traffic import endpoints, ping_matrix
 from flanneld_py.lab.view import complete
-from tests.interop.cluster import eventually
 from tests.lab.test_docker import pytestmark
+from tests.waiting import eventually
 
 __all__ = ["pytestmark"]
 

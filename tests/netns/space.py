@@ -4,8 +4,7 @@ import json
 import os
 import socket
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -17,6 +16,7 @@ from pyroute2 import netns as namespaces
 
 from flanneld_py.netlink.netns import in_netns
 from flanneld_py.netlink.socket import NetlinkSocket
+from tests.waiting import eventually
 
 PREFIX = "fltest-"
 _FOLDER = Path("/run/netns")
@@ -35,13 +35,13 @@ class Namespace:
         return self._run("ip", "-n", self.name, *arguments)
 
     def ip_json(self, *arguments: str) -> list[dict[str, Any]]:
-        return json.loads(self._run("ip", "-n", self.name, "-d", "-j", *arguments) or "[]")
+        return list(json.loads(self._run("ip", "-n", self.name, "-d", "-j", *arguments) or "[]"))
 
     def bridge(self, *arguments: str) -> str:
         return self._run("bridge", "-n", self.name, *arguments)
 
     def bridge_json(self, *arguments: str) -> list[dict[str, Any]]:
-        return json.loads(self._run("bridge", "-n", self.name, "-d", "-j", *arguments) or "[]")
+        return list(json.loads(self._run("bridge", "-n", self.name, "-d", "-j", *arguments) or "[]"))
 
     def batch(self, lines: list[str]) -> None:
         """Many `ip` commands in one process."""
@@ -92,16 +92,8 @@ def node(netns: Namespace) -> Namespace:
     netns.ip("link", "set", "wire0", "up")
     netns.ip("addr", "add", "192.0.2.1/24", "dev", "eth0")
     netns.ip("addr", "add", "2001:db8::1/64", "dev", "eth0", "nodad")
-    wait_until(lambda: netns.ip("-6", "route", "show", "2001:db8::/64"), "the kernel makes the IPv6 route of the link")
+    eventually("the kernel makes the IPv6 route of the link", lambda: netns.ip("-6", "route", "show", "2001:db8::/64"))
     return netns
-
-
-def wait_until(holds: Callable[[], object], what: str, *, deadline_s: float = 10.0) -> None:
-    """For what the kernel does later by itself, and tells nobody."""
-    end = time.monotonic() + deadline_s
-    while not holds():
-        assert time.monotonic() < end, f"waited {deadline_s} s in vain until {what}"
-        time.sleep(0.01)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import os
 import socket
 from functools import partial
+from ipaddress import ip_interface
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from flanneld_py.netlink.podcodec import Pair, encode_address, encode_bridge, en
 from flanneld_py.netlink.socket import NetlinkSocket
 from flanneld_py.pods import wiring
 from flanneld_py.pods.place import PlaceError, open_directory
-from tests.netns.space import Namespace, wait_until
+from tests.netns.space import Namespace
+from tests.waiting import eventually
 
 UP = 1
 
@@ -34,9 +36,9 @@ def test_a_pair_is_made_in_two_namespaces_by_one_message(netns: Namespace, netns
         assert carried_out(host, partial(encode_pair, pair), partial(encode_hairpin, "outer"))
         (outer,) = wiring.find(host, "outer")
         assert outer is not None and not outer.up
-        address = wiring.ip_interface("10.0.0.2/24")
+        address = ip_interface("10.0.0.2/24")
         assert carried_out(inner, partial(encode_address, outer.peer, address), partial(encode_flags, outer.peer, UP))
-        wait_until(lambda: (port := wiring.find(host, "outer")[0]) is not None and port.up, "the port is up")
+        eventually("the port is up", lambda: (port := wiring.find(host, "outer")[0]) is not None and port.up)
     os.close(namespace)
     (shown,) = netns_beside.ip_json("addr", "show", "eth0")
     assert (shown["mtu"], shown["address"], shown["addr_info"][0]["broadcast"]) == (

@@ -6,7 +6,7 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from flanneld_py.dataplane.tun import Tun, open_tun
 from flanneld_py.dataplane.wire import Drop
 from tests.fuzz.traffic import Packet
 from tests.netns.pump_pair import PORT, Node, inside, ip, pair, public, subnet, table_image
+from tests.waiting import eventually
 
 MAKERS = {"native": pump.native, "portable": pump.portable}
 SO_NO_CHECK = 11
@@ -27,13 +28,6 @@ DEADLINE_S = 10.0
 @pytest.fixture(params=sorted(MAKERS))
 def make(request: pytest.FixtureRequest) -> pump.Implementation:
     return MAKERS[request.param]()
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come about in time"
-        select.select([], [], [], 0.01)
 
 
 @contextmanager
@@ -93,9 +87,15 @@ def drops(of: pump.Pump, reason: Drop) -> int:
 def test_tcp_travels_in_trains(make: pump.Implementation) -> None:
     with pair(make) as (a, b):
         transfer(a, b, 3_000_000)
-        eventually(lambda: count(a.encap, "train_packets") > 500)
-        eventually(lambda: count(b.decap, "train_packets") > 500)
-        eventually(lambda: count(b.decap, "packets") == count(a.encap, "packets"))
+        eventually("packets leave in trains", lambda: count(a.encap, "train_packets") > 500, a.encap.counters)
+        eventually(
+            "packets go to the kernel in trains", lambda: count(b.decap, "train_packets") > 500, b.decap.counters
+        )
+        eventually(
+            "what left is counted there",
+            lambda: count(b.decap, "packets") == count(a.encap, "packets"),
+            b.decap.counters,
+        )
         assert count(b.decap, "kernel_errors") == count(a.encap, "kernel_errors") == 0
 
 
@@ -120,9 +120,9 @@ def test_udp_trains_arrive_as_the_datagrams_that_were_sent(make: pump.Implementa
         received = [server.recv(2000) for _ in sizes]
         assert b"".join(received) == payload
         assert [len(datagram) for datagram in received] == sizes
-        eventually(lambda: count(a.encap, "train_packets") >= 41)
+        eventually("the train is counted", lambda: count(a.encap, "train_packets") >= 41, a.encap.counters)
         if b.tun.offload.uso:
-            eventually(lambda: count(b.decap, "train_packets") >= 2)
+            eventually("the train goes on as one", lambda: count(b.decap, "train_packets") >= 2, b.decap.counters)
         else:
             assert count(b.decap, "trains") == 0
 
@@ -142,7 +142,11 @@ def test_a_refused_train_is_sent_again_as_single_datagrams(make: pump.Implementa
         assert not a.encap.gso
         assert count(a.encap, "replayed") >= 1
         assert count(a.encap, "last_error") == errno.EINVAL
-        eventually(lambda: count(a.encap, "packets") == count(b.decap, "packets"))
+        eventually(
+            "what left is counted there",
+            lambda: count(a.encap, "packets") == count(b.decap, "packets"),
+            b.decap.counters,
+        )
         assert drops(a.encap, Drop.SEND_FAILED) == 0
 
 
@@ -156,12 +160,14 @@ def test_a_full_socket_blocks_and_nothing_is_lost(make: pump.Implementation) -> 
         mac = b.run("cat", "/sys/class/net/eth0/address").stdout.strip()
         for number in range(60):
             client.sendto(number.to_bytes(2, "big") * 600, server.getsockname())
-        eventually(lambda: a.encap.pending)
+        eventually("the socket is full", lambda: a.encap.pending, a.encap.counters)
         assert count(a.encap, "packets") < 60
         ip("neigh", "replace", str(public(2)), "lladdr", mac, "dev", "eth0", netns=a.netns)
         ip("neigh", "replace", str(public(1)), "lladdr", "02:00:00:00:00:01", "dev", "eth0", netns=b.netns)
         assert [server.recv(2000)[:2] for _ in range(60)] == [number.to_bytes(2, "big") for number in range(60)]
-        eventually(lambda: count(a.encap, "blocked") >= 1 and not a.encap.pending)
+        eventually(
+            "nothing waits any more", lambda: count(a.encap, "blocked") >= 1 and not a.encap.pending, a.encap.counters
+        )
         assert drops(a.encap, Drop.SEND_FAILED) == 0
 
 
@@ -191,7 +197,11 @@ def test_who_may_inject(make: pump.Implementation) -> None:
         a.udp.sock.sendto(good.encode(), (str(public(2)), PORT))
         assert server.recv(100) == b"good"
         wanted = {reason: len(datagrams) for reason, datagrams in bad.items()} | {Drop.UNKNOWN_PEER: 1}
-        eventually(lambda: {reason: drops(b.decap, reason) for reason in wanted} == wanted)
+        eventually(
+            "each is counted by its reason",
+            lambda: {reason: drops(b.decap, reason) for reason in wanted} == wanted,
+            b.decap.counters,
+        )
 
 
 def test_a_new_table_is_used_from_the_next_run_on(make: pump.Implementation) -> None:
@@ -201,7 +211,7 @@ def test_a_new_table_is_used_from_the_next_run_on(make: pump.Implementation) -> 
         a.encap.table = make.table(table_image(1, {}, lpm.Validation.STRICT))
         before = drops(a.encap, Drop.NO_ROUTE)
         client.sendto(b"two", server.getsockname())
-        eventually(lambda: drops(a.encap, Drop.NO_ROUTE) == before + 1)
+        eventually("the drop is counted", lambda: drops(a.encap, Drop.NO_ROUTE) == before + 1, a.encap.counters)
         a.encap.table = make.table(table_image(1, {2: PORT}, lpm.Validation.STRICT))
         client.sendto(b"three", server.getsockname())
         assert server.recv(100) == b"three"
@@ -234,7 +244,11 @@ def test_a_ttl_that_ends_at_the_far_node_is_told_to_the_sender(make: pump.Implem
         sender.sendto(Packet(*ends, protocol=17, ttl=2, payload=b"x").encode(), (pod(b), 0))
         packet = expect_icmp(listener, 11, 0)
         assert socket.inet_ntoa(packet[12:16]) == str(subnet(2).network_address)
-        eventually(lambda: drops(b.decap, Drop.TTL_EXPIRED) == count(b.decap, "icmp_sent") == 1)
+        eventually(
+            "both are counted",
+            lambda: drops(b.decap, Drop.TTL_EXPIRED) == count(b.decap, "icmp_sent") == 1,
+            b.decap.counters,
+        )
 
 
 def test_a_path_that_is_too_narrow_is_told_to_a_pod(make: pump.Implementation) -> None:
@@ -245,7 +259,7 @@ def test_a_path_that_is_too_narrow_is_told_to_a_pod(make: pump.Implementation) -
         sender.sendto(packet.encode(), (pod(b), 0))
         error = expect_icmp(sniffer, 3, 4)
         assert error[26:28] == (1000).to_bytes(2, "big")
-        eventually(lambda: drops(a.encap, Drop.TOO_BIG) == 1)
+        eventually("the drop is counted", lambda: drops(a.encap, Drop.TOO_BIG) == 1, a.encap.counters)
 
 
 def test_a_pod_hears_that_there_is_no_way(make: pump.Implementation) -> None:
@@ -270,7 +284,7 @@ def test_a_pod_hears_that_there_is_no_way(make: pump.Implementation) -> None:
                 client.send(b"to nobody")
                 with pytest.raises(OSError, match="Network is unreachable"):
                     client.recv(100)
-            eventually(lambda: count(a.encap, "icmp_sent") == 1)
+            eventually("the answer is counted", lambda: count(a.encap, "icmp_sent") == 1, a.encap.counters)
         finally:
             ip("netns", "del", netns)
 

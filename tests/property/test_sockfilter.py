@@ -21,7 +21,9 @@ LOOPBACK = IPv4Address("127.0.0.1")
 
 def run(program: bytes, source: int) -> bool:
     """Whether the pump gets a datagram from `source`: classic BPF's own rules for the instructions that are used."""
-    code = [struct.unpack_from("=HBBI", program, at) for at in range(0, len(program), 8)]
+    code: list[tuple[int, int, int, int]] = [
+        struct.unpack_from("=HBBI", program, at) for at in range(0, len(program), 8)
+    ]
     at = 0
     for _ in range(len(code)):
         opcode, true, false, value = code[at]

@@ -12,7 +12,7 @@ from flanneld_py.lab.process import Process
 from flanneld_py.lab.progress import Silent
 from flanneld_py.lab.topology import ETCD_PREFIX, Topology
 from tests.daemon.field import Field, link
-from tests.interop.cluster import eventually
+from tests.waiting import eventually
 
 DEVICE = "flannel0"
 PORT = 8285

@@ -9,10 +9,10 @@ import pytest
 
 from flanneld_py.lab import build
 from flanneld_py.lab.progress import Silent
-from tests.interop.cluster import eventually
 from tests.udp.conftest import spec_of
 from tests.udp.injection import ipv4, send, sniffing, udp
 from tests.udp.overlay import UdpField
+from tests.waiting import eventually
 
 VALIDATIONS = ("strict", "loose", "off")
 MARK = b"not to be forwarded: "

@@ -9,9 +9,9 @@ from contextlib import closing, contextmanager
 import pytest
 
 from flanneld_py.lab.namespaces import enter
-from tests.interop.cluster import eventually
 from tests.udp.overlay import PORT, UdpField
 from tests.udp.streams import CheckedStream
+from tests.waiting import eventually
 
 MEGABYTE = 1 << 20
 BURST = 64

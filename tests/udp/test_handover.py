@@ -10,9 +10,9 @@ import pytest
 
 import flanneld_py
 from flanneld_py.lab import process, servers
-from tests.interop.cluster import eventually
 from tests.udp.overlay import UdpField, workers_in
 from tests.udp.streams import CheckedStream
+from tests.waiting import eventually
 
 MEGABYTE = 1 << 20
 ARRIVALS = 50

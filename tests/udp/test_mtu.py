@@ -9,10 +9,11 @@ from flanneld_py.lab.namespaces import inside
 from flanneld_py.lab.topology import Underlay
 from flanneld_py.lab.traffic import Endpoint
 from tests.daemon.field import ip, ip_json
-from tests.interop.cluster import IP_MTU_DISCOVER, PMTUDISC_DO, echo, eventually
+from tests.interop.cluster import IP_MTU_DISCOVER, PMTUDISC_DO, echo
 from tests.udp.conftest import UdpFieldOf
 from tests.udp.overlay import UdpField
 from tests.udp.streams import CheckedStream
+from tests.waiting import eventually
 
 MEGABYTE = 1 << 20
 IP_MTU = 14
@@ -36,6 +37,10 @@ def told_mtu(source: Endpoint, target: Endpoint, size: int) -> int:
         return sock.getsockopt(socket.IPPROTO_IP, IP_MTU)
 
 
+def wait_mtu(field: UdpField, number: int, mtu: int) -> None:
+    eventually("subnet.env follows", lambda: field.mtu(number) == mtu, lambda: field.mtu(number))
+
+
 def test_the_mtu_of_the_underlay_is_followed(field: UdpField) -> None:
     places = field.endpoints()
     one, two = places["pod1-1"], places["pod2-1"]
@@ -45,7 +50,7 @@ def test_the_mtu_of_the_underlay_is_followed(field: UdpField) -> None:
             field.hand(1, f"link set eth0 mtu {mtu}")
             field.hand(2, f"link set eth0 mtu {mtu}")
             for number in (1, 2):
-                eventually("subnet.env follows", lambda n=number, m=mtu: field.mtu(n) == m - 28)  # type: ignore[misc]
+                wait_mtu(field, number, mtu - 28)
                 field.wait_well(number)
             stream.wait_for(20 * MEGABYTE)
             for pod in (one, two):

@@ -2,8 +2,8 @@
 
 import json
 
-from tests.interop.cluster import eventually
 from tests.udp.overlay import UdpField
+from tests.waiting import eventually
 
 
 def test_status_json_counts_what_the_worker_carries_without_being_asked(field: UdpField) -> None:

@@ -12,9 +12,9 @@ import pytest
 from flanneld_py.daemon import rundir
 from flanneld_py.daemon.control import ask
 from flanneld_py.lab import process, servers
-from tests.interop.cluster import eventually
 from tests.udp.overlay import UdpField, workers_in
 from tests.udp.streams import CheckedStream
+from tests.waiting import eventually
 
 MEGABYTE = 1 << 20
 ARRIVALS = 50

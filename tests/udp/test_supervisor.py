@@ -24,7 +24,7 @@ from flanneld_py.lab import process, wiring
 from flanneld_py.lab.namespaces import inside, processes
 from flanneld_py.model.entry import Desired, Op, UdpPeer, UdpWorker, Verb
 from tests.daemon.field import ip
-from tests.interop.cluster import DEADLINE_S, POLL_S
+from tests.waiting import DEADLINE_S, POLL_S
 
 T = TypeVar("T")
 NUMBERS = count(1)

@@ -7,10 +7,10 @@ import pytest
 
 from flanneld_py.lab import process
 from tests.daemon.field import paused
-from tests.interop.cluster import eventually
 from tests.udp.conftest import UdpFieldOf
 from tests.udp.overlay import DEVICE, UdpField, workers_in
 from tests.udp.streams import CheckedStream
+from tests.waiting import eventually
 
 MEGABYTE = 1 << 20
 ARRIVALS = 50

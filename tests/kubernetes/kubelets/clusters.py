@@ -17,7 +17,8 @@ from flanneld_py.lab.progress import Silent
 from flanneld_py.lab.state import LabDirectory
 from flanneld_py.lab.topology import Firewall, LabSpec, Stack, Store, Topology, Wiring
 from flanneld_py.lab.traffic import endpoints, ping_matrix
-from tests.kubernetes.kubelets.workloads import DAEMONS, LINES, Workloads, eventually, is_ready
+from tests.kubernetes.kubelets.workloads import DAEMONS, LINES, Workloads, is_ready
+from tests.waiting import eventually
 
 NUMBERS = count(1)
 MANIFESTS = Path(__file__).parents[3] / "deploy" / "kubernetes"

@@ -11,7 +11,8 @@ import pytest
 from flanneld_py.lab import machine
 from flanneld_py.lab.traffic import Probe, endpoints
 from tests.kubernetes.kubelets.clusters import Variant
-from tests.kubernetes.kubelets.workloads import DAEMONS, Workloads, eventually, is_ready
+from tests.kubernetes.kubelets.workloads import DAEMONS, Workloads, is_ready
+from tests.waiting import eventually
 
 SET = "/apis/apps/v1/namespaces/kube-flannel/daemonsets/kube-flannel-ds"
 ARRIVALS = 100
@@ -88,7 +89,7 @@ def wait_replaced(cluster: Workloads, gone: Collection[str]) -> None:
         there = {pod["metadata"]["uid"] for pod in listed}
         return len(listed) == len(cluster.nodes) and not there & set(gone) and all(map(is_ready, listed))
 
-    eventually("other daemons have taken their place", replaced, cluster.why, ROLLING_S)
+    eventually("other daemons have taken their place", replaced, cluster.why, deadline_s=ROLLING_S)
 
 
 def test_its_pods_are_deleted_one_after_another_under_load(cluster: Workloads) -> None:

@@ -8,11 +8,11 @@ from tests.kubernetes.kubelets.workloads import (
     WEB_PORT,
     Workloads,
     container,
-    eventually,
     pod_spec,
     spread,
     web,
 )
+from tests.waiting import eventually
 
 REPLICAS = 20
 ROUNDS = {"vxlan": 10}
@@ -101,26 +101,23 @@ def test_a_node_reaches_pods_and_pods_their_node(cluster: Workloads) -> None:
 
 
 def test_scaling_up_and_down_leaks_nothing(cluster: Workloads, variant: Variant, versions: tuple[int, ...]) -> None:
-    for node in cluster.nodes:
-        eventually(
-            f"{node.name} has nothing left of pods that have gone",
-            lambda node=node: (
-                cluster.addresses_kept(node) == cluster.pod_addresses(node)
-                and len(cluster.bridge_ports(node)) * len(versions) == len(cluster.pod_addresses(node))
-            ),
-            lambda node=node: (cluster.addresses_kept(node), cluster.pod_addresses(node), cluster.bridge_ports(node)),
+    def now() -> dict[str, tuple[list[str], list[str]]]:
+        return {node.name: (cluster.addresses_kept(node), cluster.bridge_ports(node)) for node in cluster.nodes}
+
+    def tidy() -> bool:
+        """Whether nothing is left on the nodes of pods that have gone."""
+        pods = {node.name: cluster.pod_addresses(node) for node in cluster.nodes}
+        return all(
+            kept == pods[name] and len(ports) * len(versions) == len(kept) for name, (kept, ports) in now().items()
         )
-    before = {node.name: (cluster.addresses_kept(node), cluster.bridge_ports(node)) for node in cluster.nodes}
+
+    eventually("the tests before have left nothing on the nodes", tidy, now)
+    before = now()
     cluster.deployment("wave", 0, pod_spec(container("main"), **spread("wave")))
     for _ in range(ROUNDS.get(variant.name, 1)):
         cluster.scale("wave", 8)
         cluster.wait_scaled("wave", 8)
         cluster.scale("wave", 0)
         cluster.wait_scaled("wave", 0)
-    for node in cluster.nodes:
-        eventually(
-            f"{node.name} is as it was",
-            lambda node=node: (cluster.addresses_kept(node), cluster.bridge_ports(node)) == before[node.name],
-            lambda node=node: (cluster.addresses_kept(node), cluster.bridge_ports(node), before[node.name]),
-        )
-        assert cluster.addresses_kept(node) == cluster.pod_addresses(node)
+    eventually("the nodes are as they were", lambda: now() == before, lambda: (now(), before))
+    assert tidy()

@@ -3,8 +3,7 @@
 import json
 import re
 import socket
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
@@ -22,9 +21,8 @@ from flanneld_py.lab.namespaces import inside
 from flanneld_py.lab.process import last_lines
 from flanneld_py.lab.topology import Node
 from flanneld_py.lab.traffic import Endpoint
+from tests.waiting import eventually
 
-DEADLINE_S = 60.0
-POLL_S = 0.05
 LINES = 8
 """How much of what was said goes into the message of an assertion."""
 WEB_PORT = 8080
@@ -40,16 +38,6 @@ _WEB = (
 """Answers with the address of the client as the server sees it, and with the pod's name."""
 
 Json = dict[str, Any]
-
-
-def eventually(
-    what: str, holds: Callable[[], object], seen: Callable[[], object] = str, deadline_s: float = DEADLINE_S
-) -> None:
-    """Ensure that the condition comes to hold; `seen` is told if it does not."""
-    end = time.monotonic() + deadline_s
-    while not holds():
-        assert time.monotonic() < end, f"not within {deadline_s:.0f} s: {what}: {seen()}"
-        time.sleep(POLL_S)
 
 
 def is_ready(pod: Json) -> bool:
@@ -157,7 +145,7 @@ class Workloads:
 
     def service(self, name: str, app: str, **spec: object) -> Json:
         body: Json = {"selector": {"app": app}, "ports": [{"port": 80, "targetPort": WEB_PORT}]}
-        return self.create(SERVICES, name, {"spec": body | spec})["spec"]
+        return dict(self.create(SERVICES, name, {"spec": body | spec})["spec"])
 
     def endpoint(self, pod: Json, version: int = 4) -> Endpoint:
         """The pod as a place for traffic: its network namespace gets a name."""

@@ -12,6 +12,7 @@ MACHINE = {
     "kernel": "Linux 6.1.0",
     "system": "Debian",
     "python": "3.11.2",
+    "congestion_control": "cubic",
 }
 
 

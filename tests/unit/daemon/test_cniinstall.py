@@ -2,14 +2,17 @@
 
 import asyncio
 import os
+import signal
 import sys
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from flanneld_py.daemon import cniinstall
 from flanneld_py.daemon.board import Board
 from flanneld_py.observe.status import Stage, Status
+from tests.waiting import eventually
 
 DEADLINE_S = 30.0
 
@@ -55,7 +58,12 @@ async def test_refusal_is_told_and_tried_again(
     board.ready()
     seen: list[tuple[str, ...]] = []
     update = board.update
-    monkeypatch.setattr(board, "update", lambda **changes: (seen.append(changes["warnings"]), update(**changes)))
+
+    def updated(**changes: tuple[str, ...]) -> None:
+        seen.append(changes["warnings"])
+        update(**changes)
+
+    monkeypatch.setattr(board, "update", updated)
     await asyncio.wait_for(cniinstall.install_when_ready(board, [str(tries)]), DEADLINE_S)
     refused = (OTHERS, "the CNI plugin is not installed: no bridge here")
     assert seen == [refused, refused, refused, (OTHERS,)]
@@ -90,3 +98,27 @@ async def test_installer_ends_with_the_daemon(board: Board, tmp_path: Path, monk
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(task, DEADLINE_S)
     assert not await asyncio.to_thread(process.exists)
+
+
+def test_installer_that_has_ended_may_have_its_output_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The moment between its end and the end of its output, which a child of its own holds."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    words = "f'{os.getppid()} {os.getpid()}'"
+    installer(
+        monkeypatch, f"import os, signal, sys; os.fork() or (open(sys.argv[1], 'w').write({words}), signal.pause())"
+    )
+
+    async def scenario() -> None:
+        task = asyncio.create_task(cniinstall._install([str(fifo)]))
+        ended, left = map(int, (await asyncio.to_thread(fifo.read_text)).split())
+        try:
+            await asyncio.to_thread(eventually, "the installer has ended", lambda: not Path(f"/proc/{ended}").exists())
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asyncio.wait_for(task, DEADLINE_S)
+        finally:
+            os.kill(left, signal.SIGKILL)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(scenario())

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from flanneld_py.daemon.flags import Flag, parse_flags
-from flanneld_py.daemon.options import FLAGS, LATER, Options, describe, parse_etcd_options, parse_options, usage
+from flanneld_py.daemon.flagtable import FLAGS, LATER
+from flanneld_py.daemon.options import Options, describe, parse_etcd_options, parse_options, usage
 from flanneld_py.errors import UsageError
 
 LOGIN = ["--etcd-username=root", "--etcd-password=hunter2"]

@@ -1,12 +1,14 @@
 """Where a packet goes, and which packets count."""
 
 from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
 from typing import Any
 
 import pytest
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.packet import Packet, Raw
 
+from flanneld_py.dataplane import _native, stamp
 from flanneld_py.dataplane.lpm import NO_PEER, Peer, Validation, encode_table
 from flanneld_py.dataplane.pump import Implementation, choose
 from flanneld_py.dataplane.pump_portable import GSO_TCPV4, VNET
@@ -150,6 +152,32 @@ def test_auto_does_without_the_native_one(monkeypatch: pytest.MonkeyPatch) -> No
     assert "_native" in chosen.why
     with pytest.raises(ConfigError, match="native pump cannot be loaded"):
         choose("native")
+
+
+@pytest.mark.parametrize("wanted", ["auto", "native"])
+def test_a_native_one_of_other_sources_is_refused(wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_native, "SOURCES", "those of last week")
+    with pytest.raises(ConfigError, match=r"built from other sources.*pip install --editable"):
+        choose(wanted)
+    monkeypatch.delattr(_native, "SOURCES")
+    with pytest.raises(ConfigError, match="other sources"):
+        choose(wanted)
+
+
+def test_a_native_one_without_its_sources_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wheel brings the module that belongs to it."""
+    monkeypatch.setattr(_native, "SOURCES", "")
+    monkeypatch.setattr(stamp, "sum_sources", lambda folder: "")
+    assert choose("auto").name == "native"
+
+
+def test_any_change_of_the_sources_changes_their_sum(tmp_path: Path) -> None:
+    assert stamp.sum_sources(tmp_path) == ""
+    seen = set()
+    for name, text in (("a.c", "int x;"), ("a.c", "int y;"), ("b.h", ""), ("b.h", "x"), ("c.py", "x = 1")):
+        (tmp_path / name).write_text(text)
+        seen.add(stamp.sum_sources(tmp_path))
+    assert len(seen) == 4
 
 
 def test_a_pump_takes_only_its_own_table(twin: Implementation) -> None:

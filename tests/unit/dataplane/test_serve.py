@@ -14,7 +14,7 @@ import pytest
 
 from flanneld_py.dataplane import lpm, pump, wire
 from flanneld_py.dataplane.pump_portable import VNET
-from tests.interop.cluster import eventually
+from tests.waiting import eventually
 
 HERE, THERE = IPv4Network("10.1.0.0/24"), IPv4Network("10.2.0.0/24")
 PATIENCE_MS = 10_000

@@ -54,7 +54,7 @@ def test_list_then_watch() -> None:
 def test_changes() -> None:
     made = watching()
     told = made.data(line("ADDED", "a", "8") + line("MODIFIED", "a", "9") + line("DELETED", "a", "10"))
-    assert told == Told([Put("a"), Put("a"), Deleted("a")])
+    assert told == Told[str]([Put("a"), Put("a"), Deleted("a")])
     assert made.request().params["resourceVersion"] == "10"
 
 

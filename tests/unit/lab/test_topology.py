@@ -7,7 +7,18 @@ from hypothesis import strategies as st
 
 from flanneld_py.errors import LabError, UsageError
 from flanneld_py.lab.speccodec import parse_mapping, parse_network, parse_option, spec_from_json, spec_to_json
-from flanneld_py.lab.topology import Firewall, LabSpec, PortMapping, Stack, Topology, Underlay, Wiring
+from flanneld_py.lab.topology import (
+    Firewall,
+    Internet,
+    LabSpec,
+    Link,
+    Node,
+    PortMapping,
+    Stack,
+    Topology,
+    Underlay,
+    Wiring,
+)
 from flanneld_py.model.config import parse_config
 
 specs = st.builds(
@@ -30,8 +41,8 @@ specs = st.builds(
 def test_names_addresses_and_macs_are_distinct(spec: LabSpec) -> None:
     topology = Topology(spec)
     assert len(set(topology.namespaces)) == len(topology.namespaces) == 2 + spec.nodes * (1 + spec.pods)
-    places = [*topology.nodes, topology.internet]
-    routers = [*topology.links, topology.internet]
+    places: list[Node | Internet] = [*topology.nodes, topology.internet]
+    routers: list[Link | Internet] = [*topology.links, topology.internet]
     addresses = [a.ip for place in places for a in place.addresses] + [g.ip for k in routers for g in k.gateways]
     assert len(set(addresses)) == len(addresses)
     assert len({node.mac for node in topology.nodes}) == spec.nodes

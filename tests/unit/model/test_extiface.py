@@ -1,6 +1,7 @@
 """The choice of the external interface: the order of wishes, both families, and what is said when nothing fits."""
 
 from ipaddress import ip_address
+from typing import TypedDict, Unpack
 
 import pytest
 
@@ -34,11 +35,20 @@ ROUTES = Underlay(default4="eth0", default6="eth0")
 DUAL = (4, 6)
 
 
-def chosen(routes: Underlay = ROUTES, candidates: tuple[Interface, ...] = CANDIDATES, **wish: object) -> Choice:
-    return choose(candidates, InterfaceWish(**wish), routes)  # type: ignore[arg-type]
+class Wish(TypedDict, total=False):
+    versions: tuple[int, ...]
+    ifaces: tuple[str, ...]
+    regexes: tuple[str, ...]
+    can_reach: str
+    public_ip: str
+    public_ipv6: str
 
 
-def refused(routes: Underlay = ROUTES, candidates: tuple[Interface, ...] = CANDIDATES, **wish: object) -> str:
+def chosen(routes: Underlay = ROUTES, candidates: tuple[Interface, ...] = CANDIDATES, **wish: Unpack[Wish]) -> Choice:
+    return choose(candidates, InterfaceWish(**wish), routes)
+
+
+def refused(routes: Underlay = ROUTES, candidates: tuple[Interface, ...] = CANDIDATES, **wish: Unpack[Wish]) -> str:
     with pytest.raises(InterfaceError) as caught:
         chosen(routes, candidates, **wish)
     assert caught.value.hint
@@ -89,7 +99,7 @@ def test_dual_stack_needs_both_default_routes_on_one_interface() -> None:
         ({"ifaces": ("eth9",), "regexes": ("eth1",)}, ("eth1", "192.168.5.11", "192.168.5.11")),
     ],
 )
-def test_wishes_for_ipv4(wish: dict[str, object], found: tuple[str, ...]) -> None:
+def test_wishes_for_ipv4(wish: Wish, found: tuple[str, ...]) -> None:
     assert shown(chosen(**wish)) == found
 
 
@@ -103,8 +113,9 @@ def test_wishes_for_ipv4(wish: dict[str, object], found: tuple[str, ...]) -> Non
         ({"regexes": (r"^192\.",), "ifaces": ("eth0",)}, ("eth0", "10.0.2.15", "2001:db8::15")),
     ],
 )
-def test_wishes_for_dual_stack(wish: dict[str, object], own: tuple[str, ...]) -> None:
-    assert shown(chosen(versions=DUAL, **wish))[:3] == own
+def test_wishes_for_dual_stack(wish: Wish, own: tuple[str, ...]) -> None:
+    dual: Wish = {**wish, "versions": DUAL}
+    assert shown(chosen(**dual))[:3] == own
 
 
 def test_a_wish_that_fits_nothing_never_falls_back_to_the_default_route() -> None:
@@ -137,7 +148,7 @@ def test_an_address_of_a_family_that_the_network_lacks_is_refused() -> None:
 
 
 @pytest.mark.parametrize("wish", [{"public_ip": "10.0.2"}, {"public_ipv6": "10.0.2.15"}, {"public_ip": "10.0.2.15/24"}])
-def test_a_public_address_that_is_none_is_an_error(wish: dict[str, object]) -> None:
+def test_a_public_address_that_is_none_is_an_error(wish: Wish) -> None:
     assert "not an IPv" in refused(**wish)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from ipaddress import ip_address, ip_network
 
 from flanneld_py.model.entry import Desired, Entry, Failure, Key, Op, Route, Scope, Sysctl, Verb
@@ -86,6 +87,10 @@ async def test_many_events_cost_few_passes() -> None:
     assert bench.loop.progress.passes <= 3
 
 
+def is_mended(bench: Bench) -> bool:
+    return bench.kernel.state == {route(1).key: route(1)}
+
+
 async def test_a_notice_of_loss_or_change_makes_it_look_and_repair() -> None:
     for gone, found in ((True, route(1)), (False, route(1, via="192.0.2.99"))):
         bench = Bench(route(1))
@@ -93,7 +98,7 @@ async def test_a_notice_of_loss_or_change_makes_it_look_and_repair() -> None:
         task = asyncio.create_task(bench.loop.run())
         bench.kernel.state = {} if gone else {found.key: found}
         bench.loop.notice(found, gone=gone)
-        progress = await bench.passes_until(lambda b=bench: b.kernel.state == {route(1).key: route(1)})  # type: ignore[misc]
+        progress = await bench.passes_until(partial(is_mended, bench))
         task.cancel()
         assert bench.kernel.reads == 2
         assert progress.repaired == 1
