@@ -64,7 +64,7 @@ need_compiler() {
 
 # sources_of CHECKOUT - prints a sum over all that decides what is installed.
 sources_of() {
-    cat "$1/pyproject.toml" "$1"/flanneld_py/dataplane/{compiling,stamp}.py "$1"/flanneld_py/dataplane/*.[ch] | cksum
+    cat "$1/pyproject.toml" "$1/deploy/compiling.py" "$1/flanneld_py/dataplane/stamp.py" "$1"/flanneld_py/dataplane/*.[ch] | cksum
 }
 
 # need_venv CHECKOUT EXTRA - sets VENV to CHECKOUT/.venv, with the package installed in it as an editable one with EXTRA.

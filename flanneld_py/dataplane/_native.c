@@ -316,7 +316,7 @@ static PyType_Spec decap_spec = {
 
 /* ---- module ----------------------------------------------------------------------------------------------------- */
 
-/* stamp.py: what compiling.py compiles. Builders that leave the sources behind need not say it. */
+/* stamp.py: what deploy/compiling.py compiles. Builders that leave the sources behind need not say it. */
 #ifndef NATIVE_SOURCES
 #define NATIVE_SOURCES ""
 #endif

@@ -1,4 +1,4 @@
-"""What the native pump was built from: compiling.py takes the same sum of what it compiles into the module."""
+"""What the native pump was built from: deploy/compiling.py takes the same sum of what it compiles into the module."""
 
 import hashlib
 from pathlib import Path

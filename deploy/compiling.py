@@ -1,4 +1,4 @@
-"""How the native pump is compiled: setuptools asks for this class, pyproject.toml says so; no daemon imports it."""
+"""How the native pump is compiled: pyproject.toml names this class to setuptools."""
 
 import runpy
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from setuptools import Extension
 from setuptools.command.build_ext import build_ext
 
-_FOLDER = Path(__file__).parent
+_FOLDER = Path(__file__).parents[1] / "flanneld_py" / "dataplane"
 
 
 class BuildStamped(build_ext):
