@@ -23,7 +23,9 @@ def _asyncio_complains_of_nothing(caplog: pytest.LogCaptureFixture) -> Iterator[
     """A task that fails with nobody waiting for it, or is destroyed before its end: asyncio only logs that."""
     yield
     said = [record for when in ("call", "teardown") for record in caplog.get_records(when)]
-    assert [one.getMessage() for one in said if one.name == "asyncio" and one.levelno >= logging.ERROR] == []
+    errors = [one.getMessage() for one in said if one.name == "asyncio" and one.levelno >= logging.ERROR]
+    # grpc has one queue of events for all loops, and may hand one to the loop of a test that has ended.
+    assert [text for text in errors if "PollerCompletionQueue._handle_events" not in text] == []
 
 
 def kind_of(nodeid: str) -> str:
