@@ -156,6 +156,7 @@ def test_auto_does_without_the_native_one(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize("wanted", ["auto", "native"])
 def test_a_native_one_of_other_sources_is_refused(wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stamp, "sum_sources", lambda _: "those of this week")
     monkeypatch.setattr(_native, "SOURCES", "those of last week")
     with pytest.raises(ConfigError, match=r"built from other sources.*pip install --editable"):
         choose(wanted)
