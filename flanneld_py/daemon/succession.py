@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import signal
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -86,20 +87,19 @@ def ask_for_place(directory: Path) -> None:
 
 async def until_taken(directory: Path) -> None:
     """Returns as soon as another process is at work in `directory`, or when none has come for a while."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(TAKEN_S):
-            while True:
-                if rundir.is_held(directory):
-                    return
-                await asyncio.sleep(_POLL_S)
+    await _until(lambda: rundir.is_held(directory), TAKEN_S)
 
 
 async def outlive_children(seconds: float) -> None:
     """Returns when this process has no children any more, or when the time is over."""
+    await _until(lambda: not _has_children(), seconds)
+
+
+async def _until(holds: Callable[[], bool], seconds: float) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             while True:
-                if not _has_children():
+                if holds():
                     return
                 await asyncio.sleep(_POLL_S)
 
