@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from deploy.image import contents
+from deploy.image import bytecode, contents
 from deploy.image.debian import Apt, describe, unpack
 from deploy.image.platforms import Platform, find_compiler, of_machine
 from deploy.image.plugin import add_bundle
@@ -156,8 +156,7 @@ class RootFS:
     def compile(self) -> None:
         """Byte code beside every module, since the image is read-only."""
         folders = (self.root / f"usr/lib/python{contents.PYTHON}", self.root / SITE)
-        mode = ("--invalidation-mode", "unchecked-hash", "-s", self.root, "-p", "/")
-        run([self._python, "-I", "-S", "-m", "compileall", "-q", *mode, *folders])
+        run([self._python, "-I", "-S", bytecode.__file__, self.root, *folders])
 
     @cached_property
     def _python(self) -> Path:

@@ -14,6 +14,7 @@ import os
 import socket
 from collections.abc import Callable, Iterable, Sequence
 from errno import EAGAIN, EINTR, ENOBUFS
+from mmap import mmap
 from types import TracebackType
 from typing import Self
 
@@ -65,8 +66,8 @@ class NetlinkSocket:
     ) -> None:
         """`given`: an open netlink socket of whatever namespace, which is ours from here on."""
         self._socket = given or in_netns(netns, lambda: open_socket(groups, receive_bytes, protocol=protocol))
-        self._buffer = bytearray(_DATAGRAM_BYTES)
-        self._view = memoryview(self._buffer)
+        # Mapped, since a bytearray is filled with zeros: this takes no memory before something was received into it.
+        self._buffer = memoryview(mmap(-1, _DATAGRAM_BYTES))
         self._next = 1
         room = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
         self.batch = max(1, min(BATCH, room // _ANSWER_BYTES))
@@ -210,7 +211,7 @@ class NetlinkSocket:
             return b""
         if marks & socket.MSG_TRUNC:
             raise OSError(ENOBUFS, "netlink datagram larger than the buffer")
-        return bytes(self._view[:count])
+        return bytes(self._buffer[:count])
 
 
 def open_socket(

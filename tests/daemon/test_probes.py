@@ -21,7 +21,7 @@ def probe(namespace: str, path: str, address: str = "127.0.0.1") -> tuple[int, s
         connection.request("GET", path)
         answer = connection.getresponse()
         return answer.status, answer.read().decode()
-    except ConnectionError as error:
+    except (ConnectionError, TimeoutError) as error:
         return 0, str(error)
     finally:
         connection.close()

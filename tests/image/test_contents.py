@@ -50,6 +50,15 @@ def test_byte_code_is_used_as_it_is(image: Path, podman: Podman) -> None:
     assert [name for name in cached if not (image / "rootfs" / name.lstrip("/")).is_file()] == []
 
 
+def test_byte_code_has_the_documentation_of_our_own_commands_alone(image: Path, podman: Podman) -> None:
+    program = (
+        "import dataclasses, lightkube.config.models as models, pyroute2, flanneld_py.cli.status as status\n"
+        "print(dataclasses.__doc__, models.Cluster.__doc__, pyroute2.__doc__, bool(status.__doc__), status.__file__)"
+    )
+    found = in_container(podman, image, "/usr/bin/python3", "-I", "-c", program)
+    assert found == "None - None True /usr/lib/python3/dist-packages/flanneld_py/cli/status.py\n"
+
+
 def test_authorities_are_known(image: Path, podman: Podman) -> None:
     program = "import ssl; print(len(ssl.create_default_context().get_ca_certs()))"
     assert int(in_container(podman, image, "/usr/bin/python3", "-I", "-c", program)) > 100

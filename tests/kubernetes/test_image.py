@@ -13,13 +13,12 @@ from flanneld_py.lab import kubeobjects
 from flanneld_py.lab.kubernetes import CONTROLLERS, find_program
 from tests.daemon.test_probes import probe
 from tests.deploy.manifests import KUBERNETES, PLAIN, daemon, find, pod, read_objects
-from tests.image.conftest import LIMITS, START_S, Podman
-from tests.kubernetes.conftest import kubernetes_programs, place, running_place
+from tests.image.conftest import LIMITS, START_S, Podman, image, podman
 from tests.kubernetes.place import ADDRESS, Place
 from tests.kubernetes.stores import PREFIX, go_annotations
 from tests.waiting import eventually
 
-__all__ = ["kubernetes_programs", "place", "running_place"]
+__all__ = ["image", "podman"]
 
 ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 OBJECTS = read_objects(PLAIN["vxlan"].read_text())
