@@ -31,6 +31,9 @@ class AllocBackend:
     def mtu(self, node: NodeFacts) -> int:
         return node.external.mtu
 
+    def gso_max_size(self, node: NodeFacts) -> int | None:
+        return None
+
     def local_plan(self, own: Lease, node: NodeFacts) -> Plan:
         return ()
 

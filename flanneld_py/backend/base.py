@@ -46,6 +46,9 @@ class Backend(Protocol):
     def mtu(self, node: NodeFacts) -> int:
         """Bytes that a pod may send; for subnet.env. ConfigError if the underlay leaves too few."""
 
+    def gso_max_size(self, node: NodeFacts) -> int | None:
+        """What pods' devices should have as their gso_max_size, in bytes; for subnet.env. None: the kernel's own."""
+
     def local_plan(self, own: Lease, node: NodeFacts) -> Plan:
         """Our device, its address, and what else the node itself needs."""
 

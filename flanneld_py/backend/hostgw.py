@@ -32,6 +32,9 @@ class HostGwBackend:
     def mtu(self, node: NodeFacts) -> int:
         return node.external.mtu
 
+    def gso_max_size(self, node: NodeFacts) -> int | None:
+        return None
+
     def local_plan(self, own: Lease, node: NodeFacts) -> Plan:
         return forwarding(own, node)
 

@@ -28,6 +28,11 @@ PUMPS = ("auto", "native", "portable")
 SMALLEST_MTU = 68
 """RFC 791."""
 MOST_SOURCES = 16
+_TRAIN_DATAGRAMS, _TRAIN_BYTES = 64, 65507
+"""What goes to the kernel at once, as one train (dataplane/_outbox.h)."""
+_MAX_TCP_HEADER = 320
+"""include/net/tcp.h: what TCP leaves free of the device's gso_max_size, and one byte more."""
+_HEADER_BYTES = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +118,13 @@ class UdpBackend:
                 hint=f"use at least {SMALLEST_MTU + OVERHEAD_BYTES}",
             )
         return left
+
+    def gso_max_size(self, node: NodeFacts) -> int | None:
+        """Such that a super-packet of a pod's TCP is one full train, where the kernel's 64 KiB would be one and two
+        segments more: every train costs a system call's work, however short it is."""
+        mtu = self.mtu(node)
+        segments = min(_TRAIN_DATAGRAMS, _TRAIN_BYTES // mtu)
+        return segments * (mtu - _HEADER_BYTES) + _MAX_TCP_HEADER + 1 if "tso" in self.offload else None
 
     def local_plan(self, own: Lease, node: NodeFacts) -> Plan:
         subnet, local = of_family(own.subnets, 4), node.external.addr4

@@ -130,6 +130,9 @@ class VxlanBackend:
                 )
         return min(self._dev_mtu(version, node) for version in self.versions)
 
+    def gso_max_size(self, node: NodeFacts) -> int | None:
+        return None
+
     def local_plan(self, own: Lease, node: NodeFacts) -> Plan:
         plan: Plan = ()
         for version in self.versions:

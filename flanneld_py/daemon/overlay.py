@@ -152,8 +152,9 @@ class Overlay:
         return entry.key not in self._desired.owners
 
     def _publish(self) -> None:
-        mtu, own = self._backend.mtu(self._facts), self._own()
-        text = format_subnet_env(SubnetEnv.of(self._networks, own.subnets, mtu, ipmasq=self._masquerades))
+        mtu, gso, own = self._backend.mtu(self._facts), self._backend.gso_max_size(self._facts), self._own()
+        env = SubnetEnv.of(self._networks, own.subnets, mtu, ipmasq=self._masquerades, gso_max_size=gso)
+        text = format_subnet_env(env)
         if text != self._written:
             self._write_env(text)
             self._written = text

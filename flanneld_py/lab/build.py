@@ -303,7 +303,7 @@ def _plain_pods(lab: Lab, _crew: Crew, _progress: Progress) -> Iterator[PodAddre
     for node in lab.topology.nodes:
         env = servers.read_network(lab.directory, node)
         wiring.build_pod_bridge(node, env.subnets, env.mtu or 0)
-        yield {pod.name: wiring.build_pod(node, pod, env.subnets, env.mtu or 0) for pod in node.pods}
+        yield {pod.name: wiring.build_pod(node, pod, env) for pod in node.pods}
 
 
 def _docker_pods(lab: Lab, _crew: Crew, progress: Progress) -> Iterator[PodAddresses]:

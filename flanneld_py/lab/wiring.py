@@ -15,6 +15,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 from flanneld_py.errors import LabError
 from flanneld_py.lab.namespaces import RUN_DIR, exists, inside
 from flanneld_py.lab.topology import UNDERLAY_MTU, AddrOnLink, Node, Pod, Topology
+from flanneld_py.model.subnetenv import SubnetEnv
 
 POD_BRIDGE = "cni0"
 _FORWARDING = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
@@ -127,19 +128,20 @@ def build_pod_bridge(node: Node, addresses: Sequence[AddrOnLink], mtu: int) -> N
     inside(node.namespace, bridge)
 
 
-def build_pod(node: Node, pod: Pod, gateways: Sequence[AddrOnLink], mtu: int) -> tuple[AddrOnLink, ...]:
-    """A pod namespace on the node's bridge; its addresses."""
+def build_pod(node: Node, pod: Pod, env: SubnetEnv) -> tuple[AddrOnLink, ...]:
+    """A pod namespace on the node's bridge, as the node's subnet.env wants it; its addresses."""
     create_namespace(pod.namespace)
-    addresses = tuple(pod.address_in(gateway) for gateway in gateways)
+    addresses = tuple(pod.address_in(gateway) for gateway in env.subnets)
+    mtu, more = env.mtu or 0, {} if env.gso_max_size is None else {"gso_max_size": env.gso_max_size}
 
     def plug() -> None:
         with _netlink(f"connect {pod.name} to {node.name}") as ipr, _namespace_fd(pod.namespace) as fd:
-            end = {"ifname": "eth0", "net_ns_fd": fd, "mtu": mtu}
+            end = {"ifname": "eth0", "net_ns_fd": fd, "mtu": mtu, **more}
             ipr.link("add", ifname=pod.veth, kind="veth", mtu=mtu, peer=end)
             ipr.link("set", index=_index(ipr, pod.veth), master=_index(ipr, POD_BRIDGE), state="up")
 
     inside(node.namespace, plug)
-    inside(pod.namespace, lambda: _configure_end(addresses, gateways))
+    inside(pod.namespace, lambda: _configure_end(addresses, env.subnets))
     return addresses
 
 

@@ -1,6 +1,7 @@
 """subnet.env: what the node got, for everyone who configures containers on it (CNI plugin, docker, scripts).
 
-Go flannel writes and reads the same file (pkg/subnet/subnet.go), so a node may change from one to the other.
+Go flannel writes and reads the same file (pkg/subnet/subnet.go), so a node may change from one to the other. It passes
+over lines that it does not know, as GSO_MAX_SIZE is one.
 """
 
 from collections.abc import Callable
@@ -15,9 +16,12 @@ NETWORK = {4: "FLANNEL_NETWORK", 6: "FLANNEL_IPV6_NETWORK"}
 SUBNET = {4: "FLANNEL_SUBNET", 6: "FLANNEL_IPV6_SUBNET"}
 MTU = "FLANNEL_MTU"
 IPMASQ = "FLANNEL_IPMASQ"
+GSO_MAX_SIZE = "FLANNEL_GSO_MAX_SIZE"
 
 _BOOLEANS = {"true": True, "false": False}
 _MAX_MTU = 65535
+_MAX_GSO_SIZE = 65536
+"""include/linux/netdevice.h GSO_LEGACY_MAX_SIZE."""
 
 Interface = IPv4Interface | IPv6Interface
 T = TypeVar("T")
@@ -27,19 +31,23 @@ T = TypeVar("T")
 class SubnetEnv:
     """`subnets`: the address that the node's bridge takes, with the subnet's length. None: the file does not say.
 
-    Each family has one network and one subnet; a file from elsewhere may list several, in its order.
+    Each family has one network and one subnet; a file from elsewhere may list several, in its order. `gso_max_size`:
+    of the pods' devices, in bytes; None for the kernel's own.
     """
 
     networks: tuple[Net, ...]
     subnets: tuple[Interface, ...]
     mtu: int | None
     ipmasq: bool | None
+    gso_max_size: int | None = None
 
     @classmethod
-    def of(cls, networks: tuple[Net, ...], subnets: Subnets, mtu: int, *, ipmasq: bool) -> Self:
+    def of(
+        cls, networks: tuple[Net, ...], subnets: Subnets, mtu: int, *, ipmasq: bool, gso_max_size: int | None = None
+    ) -> Self:
         """What a node with these networks of the configuration and these leased subnets writes."""
         interfaces = tuple(ip_interface((first_address(net), net.prefixlen)) for net in subnets)
-        return cls(networks, interfaces, mtu, ipmasq)
+        return cls(networks, interfaces, mtu, ipmasq, gso_max_size)
 
 
 def format_subnet_env(env: SubnetEnv) -> str:
@@ -50,6 +58,7 @@ def format_subnet_env(env: SubnetEnv) -> str:
         values[SUBNET[version]] = ",".join(str(one) for one in env.subnets if one.version == version)
     values[MTU] = "" if env.mtu is None else str(env.mtu)
     values[IPMASQ] = "" if env.ipmasq is None else str(env.ipmasq).lower()
+    values[GSO_MAX_SIZE] = "" if env.gso_max_size is None else str(env.gso_max_size)
     return "".join(f"{name}={value}\n" for name, value in values.items() if value)
 
 
@@ -72,9 +81,10 @@ def parse_subnet_env(text: str) -> tuple[SubnetEnv, tuple[str, ...]]:
     for version in (4, 6):
         networks += [one.network for one in read(NETWORK[version], _of(version))]
         subnets += read(SUBNET[version], _of(version))
-    mtu = read(MTU, _mtu)
+    mtu = read(MTU, lambda text: _bytes(text, _MAX_MTU))
     ipmasq = read(IPMASQ, _BOOLEANS.__getitem__)
-    env = SubnetEnv(tuple(networks), tuple(subnets), mtu[0] if mtu else None, ipmasq[0] if ipmasq else None)
+    gso = read(GSO_MAX_SIZE, lambda text: _bytes(text, _MAX_GSO_SIZE))
+    env = SubnetEnv(tuple(networks), tuple(subnets), _first(mtu), _first(ipmasq), _first(gso))
     return env, tuple(problems)
 
 
@@ -98,7 +108,11 @@ def _of(version: int) -> Callable[[str], Interface]:
     return parse
 
 
-def _mtu(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 5 and 0 < int(text) <= _MAX_MTU):
+def _bytes(text: str, most: int) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 5 and 0 < int(text) <= most):
         raise ValueError(text)
     return int(text)
+
+
+def _first(found: list[T]) -> T | None:
+    return found[0] if found else None

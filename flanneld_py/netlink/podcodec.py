@@ -27,6 +27,7 @@ _NESTED = 0x8000
 
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER = 1, 3, 4, 5, 10
 _IFLA_TXQLEN, _IFLA_OPERSTATE, _IFLA_LINKINFO, _IFLA_NET_NS_FD = 13, 16, 18, 28
+_IFLA_GSO_MAX_SIZE = 41
 _INFO_KIND, _INFO_DATA, _INFO_SLAVE_KIND, _INFO_SLAVE_DATA = 1, 2, 4, 5
 _VETH_INFO_PEER = 1
 _BRPORT_MODE = 4  # IFLA_BRPORT_MODE: hairpin
@@ -66,7 +67,10 @@ def encode_bridge(name: str, mtu: int, mac: bytes, seq: int) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A veth pair to make. `namespace`: descriptor of where the inner end goes; `mtu` 0: the kernel's default."""
+    """A veth pair to make. `namespace`: descriptor of where the inner end goes; `mtu` 0: the kernel's default.
+
+    `gso_max_size`: of the inner end, 0 for the kernel's default.
+    """
 
     name: str
     mac: bytes
@@ -75,6 +79,7 @@ class Pair:
     inner_mac: bytes
     namespace: int
     mtu: int
+    gso_max_size: int = 0
 
 
 def encode_pair(pair: Pair, seq: int) -> bytes:
@@ -83,6 +88,7 @@ def encode_pair(pair: Pair, seq: int) -> bytes:
     Both without a queue, as the plugin bridge makes them. EEXIST: one of the names is taken; nothing is made.
     """
     inner = _head() + _end(pair.inner_name, pair.mtu, pair.inner_mac) + encode_u32(_IFLA_NET_NS_FD, pair.namespace)
+    inner += encode_u32(_IFLA_GSO_MAX_SIZE, pair.gso_max_size) if pair.gso_max_size else b""
     body = _head(flags=IFF_UP) + _end(pair.name, pair.mtu, pair.mac)
     body += encode_u32(_IFLA_MASTER, pair.bridge) + _info(b"veth", encode_attr(_VETH_INFO_PEER | _NESTED, inner))
     return encode_message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, seq, body)

@@ -7,7 +7,7 @@ that cannot be read. So there is one place that mends and explains, and one that
 
 import os
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Interface, IPv6Interface
 from pathlib import Path
 from typing import Any, Protocol
@@ -96,7 +96,9 @@ class Pods:
             raise
 
     def _prepare_add(self, case: "_Case", sock: NetlinkSocket) -> Task:
-        network = network_of(delegate_config(case.question, self._env(case.question)), case.version)
+        env = self._env(case.question)
+        network = network_of(delegate_config(case.question, env), case.version)
+        network = replace(network, gso_max_size=env.gso_max_size or 0)
         if records.is_there(case.directory, case.attachment):
             raise NotForUs("there is a record of it already")
         try:

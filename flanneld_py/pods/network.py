@@ -67,7 +67,7 @@ class Attachment:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """`config`: what bridge would get. `ranges`: one for each family. `mtu` 0: the kernel's default."""
+    """`config`: what bridge would get. `ranges`: one for each family. `mtu`, `gso_max_size` 0: the kernel's default."""
 
     config: Object
     version: str
@@ -80,6 +80,7 @@ class Network:
     ranges: tuple[Net, ...]
     routes: tuple[PodRoute, ...]
     address_dir: str
+    gso_max_size: int = 0
 
 
 def attachment_of(question: Question) -> Attachment:

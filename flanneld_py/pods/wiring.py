@@ -168,7 +168,8 @@ def _make_pair(sock: NetlinkSocket, network: Network, container: Container, brid
     """A pair and its outer end."""
     for _ in range(_NAMES):
         name = f"veth{secrets.token_hex(4)}"
-        pair = Pair(name, _mac(), bridge, container.ifname, _mac(), container.namespace, network.mtu)
+        inner = container.ifname, _mac(), container.namespace
+        pair = Pair(name, _mac(), bridge, *inner, network.mtu, network.gso_max_size)
         made, there = sock.sequence(2)
         answers = sock.query([encode_pair(pair, made), encode_link_get(name, there)], [made, there])
         refused, port = answers.get(made), answers[there]

@@ -94,6 +94,17 @@ def test_pod_gets_an_address_of_the_lease(ground: Ground, plugin: Path, pods: Ca
     assert not path.exists()
 
 
+def test_udp_backend_sets_the_size_of_super_packets(
+    ground: Ground, plugin: Path, pods: Callable[[], Namespace]
+) -> None:
+    ground.put("config", json.dumps({"Network": "10.81.0.0/16", "Backend": {"Type": "udp"}}))
+    daemon, space = ground.daemon().ready(), pods()
+    assert run(daemon, plugin, "ADD", space)[0] == 0
+    (link,) = space.ip_json("link", "show", "eth0")
+    assert link["gso_max_size"] == int(daemon.env()["FLANNEL_GSO_MAX_SIZE"]) < 1 << 16
+    assert run(daemon, plugin, "DEL", space)[0] == 0
+
+
 def test_daemon_that_was_killed_goes_on_after_its_start(
     ground: Ground, plugin: Path, pods: Callable[[], Namespace]
 ) -> None:

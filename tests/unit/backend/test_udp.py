@@ -40,6 +40,11 @@ def test_one_device_takes_the_whole_network() -> None:
     assert BACKEND.mtu(NODE) == 1472
 
 
+def test_pods_send_full_trains_where_super_packets_are_used_at_all() -> None:
+    assert BACKEND.gso_max_size(NODE) == 44 * (1472 - 40) + 321
+    assert replace(BACKEND, offload=BACKEND.offload - {"tso"}).gso_max_size(NODE) is None
+
+
 def test_the_type_is_published_as_upstream_does_and_the_port_beside_it() -> None:
     attrs = BACKEND.attrs(NODE)
     assert attrs.backend_type == ""

@@ -1,5 +1,6 @@
 """subnet.env is read whoever wrote it, and never brings a reader down."""
 
+from dataclasses import replace
 from ipaddress import ip_interface, ip_network
 
 import pytest
@@ -21,6 +22,15 @@ def test_of_gives_the_bridge_the_address_after_the_base() -> None:
 
 def test_parse_reads_what_format_writes() -> None:
     assert parse_subnet_env(format_subnet_env(DUAL)) == (DUAL, ())
+
+
+def test_the_super_packets_size_is_a_line_of_its_own() -> None:
+    env = replace(DUAL, gso_max_size=63329)
+    assert format_subnet_env(env) == format_subnet_env(DUAL) + "FLANNEL_GSO_MAX_SIZE=63329\n"
+    assert parse_subnet_env(format_subnet_env(env)) == (env, ())
+    env, problems = parse_subnet_env("FLANNEL_GSO_MAX_SIZE=65537\n")
+    assert env.gso_max_size is None
+    assert problems == ("FLANNEL_GSO_MAX_SIZE: cannot use '65537'",)
 
 
 def test_previous_subnets_are_the_leased_ones() -> None:
