@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 FILE = "flanneld.sock"
 MAX_QUESTION_BYTES = 4096
 PATIENCE_S = 5.0
+CLOSING_S = 0.2
 
 Answer = Callable[[], Awaitable[dict[str, Any]]]
 
@@ -46,7 +47,15 @@ async def listening(directory: Path, answers: Mapping[str, Answer]) -> AsyncIter
     finally:
         os.umask(mask)
 
+    asked: set[asyncio.Task[None]] = set()
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # A task of our own: the server's would log its cancellation as an error.
+        task = asyncio.create_task(converse(reader, writer))
+        asked.add(task)
+        task.add_done_callback(asked.discard)
+
+    async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             async with asyncio.timeout(PATIENCE_S):
                 line = await reader.readline()
@@ -65,6 +74,12 @@ async def listening(directory: Path, answers: Mapping[str, Answer]) -> AsyncIter
     finally:
         server.close()
         path.unlink(missing_ok=True)
+        if asked:
+            # The one that ends us waits for its answer.
+            _, silent = await asyncio.wait(asked, timeout=CLOSING_S)
+            for task in silent:
+                task.cancel()
+            await asyncio.gather(*silent, return_exceptions=True)
 
 
 async def _reply(line: bytes, answers: Mapping[str, Answer]) -> dict[str, Any]:
