@@ -105,9 +105,10 @@ class Cluster:
         return self.api.delete(f"/api/v1/nodes/{name}")
 
     def events(self, name: str) -> list[dict[str, Any]]:
-        """The Events about the node, in the order of their creation."""
+        """A daemon's Events about the node, in the order of their creation. Controllers write others."""
         listed = self.api.get("/api/v1/events?limit=5000")["items"]
-        return [event for event in listed if event["involvedObject"].get("name") == name]
+        ours = (event for event in listed if event["source"].get("component") == "flanneld")
+        return [event for event in ours if event["involvedObject"].get("name") == name]
 
     def start_api_server(self) -> None:
         """Start it again and wait until it is ready. In the main thread: it ends with the one that starts it."""
