@@ -105,6 +105,7 @@ class Pods:
             if wiring.find(case.container.sock, case.container.ifname) != [None]:
                 raise NotForUs("the container has such an interface already")
             wiring.check_host(sock, network)
+            wiring.check_container(case.container)
             base = open_directory(case.root, network.address_dir, _ADDRESS_MODE)
         except (WiringError, FlannelError) as error:
             raise NotForUs(str(error)) from None
@@ -153,7 +154,10 @@ class _Case:
 
 @dataclass(slots=True)
 class Add:
-    """`directory`, `base`: descriptors of the directories of records and of addresses, the task's own."""
+    """`directory`, `base`: descriptors of the directories of records and of addresses, the task's own.
+
+    The record stays locked until the end, so that a DEL of the impatient comes after `undo`.
+    """
 
     attachment: Attachment
     network: Network
@@ -164,6 +168,7 @@ class Add:
     bridges: threading.Lock
     host: str = ""
     """The outer end of the pair, once it is made."""
+    record: records.Record | None = None
 
     def run(self, sock: NetlinkSocket) -> bytes:
         try:
@@ -180,7 +185,7 @@ class Add:
         except BaseException:
             record.close()
             raise
-        record.close()
+        self.record = record
         return encode_document(document)
 
     def _connect(self, sock: NetlinkSocket) -> Object:
@@ -204,20 +209,18 @@ class Add:
             raise Unfinished(f"the address of {self.attachment.container} is not released: {error}") from error
 
     def undo(self, sock: NetlinkSocket) -> None:
-        try:
-            record = records.take(self.directory, self.attachment)
-        except NotForUs:
-            return  # a DEL has come already
+        if self.record is None:
+            return
         try:
             wiring.remove_pair(sock, self.host)
             self._release()
-            record.remove()
+            self.record.remove()
         except (WiringError, KernelError, OSError) as error:
             raise Unfinished(f"{self.host} is not removed: {error}") from error
-        finally:
-            record.close()
 
     def close(self) -> None:
+        if self.record is not None:
+            self.record.close()
         os.close(self.directory)
         os.close(self.base)
 

@@ -45,6 +45,7 @@ Interface = IPv4Interface | IPv6Interface
 PORT_PATIENCE_S = 2.5
 _PORT_POLL_S = 0.001
 _SYSCTL = Path("/proc/sys/net")
+_DEFAULT_ACCEPT_RA = _SYSCTL / "ipv6/conf/default/accept_ra"
 _FORWARDING = {4: _SYSCTL / "ipv4/ip_forward", 6: _SYSCTL / "ipv6/conf/all/forwarding"}
 _NAMES = 8
 """Random names to try for a veth end."""
@@ -99,10 +100,21 @@ def check_host(sock: NetlinkSocket, network: Network) -> None:
         if bridge.kind != "bridge":
             raise NotForUs(f"{network.bridge} is no bridge")
         _missing_gateways(sock, bridge, network)
+    # Or a pod could make itself the node's router (CVE-2020-10749).
+    accepts = _SYSCTL / "ipv6/conf" / network.bridge / "accept_ra"
+    if _DEFAULT_ACCEPT_RA.exists() and _read(accepts) != "0" and not _may_write(_DEFAULT_ACCEPT_RA):
+        raise NotForUs(f"{accepts} is not 0, and cannot be set")
     for net in network.ranges if network.gateway else ():
         path = _FORWARDING[net.version]
         if _read(path) != "1" and not os.access(path, os.W_OK):
             raise NotForUs(f"{path} is not 1, and cannot be set")
+
+
+def check_container(container: Container) -> None:
+    """NotForUs: its settings cannot be written, as AppArmor forbids it to a daemon in a container."""
+    for directory in (container.conf4, container.conf6):
+        if directory >= 0 and not _may_write("lo/forwarding", dir_fd=directory):
+            raise NotForUs("the container's settings cannot be written")
 
 
 def connect(
@@ -290,6 +302,15 @@ def _read(path: Path) -> str:
         return path.read_text().strip()
     except OSError:
         return ""
+
+
+def _may_write(path: Path | str, dir_fd: int | None = None) -> bool:
+    """access(2) would not know what a security module forbids."""
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CLOEXEC, dir_fd=dir_fd))
+    except OSError:
+        return False
+    return True
 
 
 def _set(directory: int, path: str, value: str) -> None:

@@ -1,6 +1,8 @@
 """The daemon connects pods itself: what it makes is what the plugins would have made, and either may go on with it."""
 
+import fcntl
 import json
+import socket
 import stat
 import subprocess
 from collections.abc import Callable, Iterator
@@ -10,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from flanneld_py.pods import server
+from flanneld_py.pods.exchange import RESULT
 from tests.cni import resident
 from tests.cni.node import DUAL_STACK_ENV, NOTHING, SUBNET_ENV, Node, PodMaker
 from tests.cni.test_lifecycle import VERSIONS
@@ -252,6 +256,33 @@ def test_failure_in_the_middle_leaves_nothing(lonely: Node, pods: PodMaker) -> N
     assert lonely.call("ADD", lonely.conf(ipam=ipam), netns=pod.path).code == 1
     assert lonely.left() == before
     assert [link["ifname"] for link in pod.ip_json("link")] == ["lo"]
+
+
+def is_locked(path: Path) -> bool:
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
+
+
+def test_nobody_comes_between_an_answer_that_is_not_heard_and_its_undoing(
+    lonely: Node, pods: PodMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a DEL and another ADD could, and the undoing would take the address of a pod that lives."""
+    say, locked = server._say, []
+
+    def say_nothing(connection: socket.socket, message: bytes) -> bool:
+        if message.startswith(RESULT):
+            locked.append(is_locked(lonely.data / "cbr0@pod1@eth0"))
+            return False
+        return say(connection, message)
+
+    monkeypatch.setattr(server, "_say", say_nothing)
+    assert lonely.call("ADD", lonely.conf(), netns=pods().path).code == 1
+    assert locked == [True]
+    assert lonely.left() == NOTHING
 
 
 def test_interface_that_is_there_stays(lonely: Node, pods: PodMaker) -> None:
