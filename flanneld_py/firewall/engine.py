@@ -1,4 +1,4 @@
-"""Which engine keeps our rules: the one that is asked for, else the one that the node's kube-proxy uses."""
+"""Which engine keeps our rules: the one that is asked for, else the one that the node's kube-proxy or kubelet uses."""
 
 from dataclasses import dataclass
 
@@ -9,13 +9,14 @@ WISHES = ("auto", "nft", "iptables")
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What is on this node. `kube_proxy`: the engine whose rules a kube-proxy keeps, None: there are none.
+    """What is on this node. `kube_proxy`, `kubelet`: the engine in which it keeps chains, None: there are none.
 
     `nft`: whether the kernel has it. `programs`: the engines for which there is an iptables-restore, the system's own
     choice first.
     """
 
     kube_proxy: Engine | None = None
+    kubelet: Engine | None = None
     nft: bool = True
     programs: tuple[Engine, ...] = ()
 
@@ -44,6 +45,8 @@ def choose_engine(wish: str, survey: Survey, *, enable_nftables: bool) -> Engine
         return EngineChoice(Engine.NFT, "as kube-proxy on this node")
     if survey.kube_proxy in survey.programs:
         return EngineChoice(survey.kube_proxy, "as kube-proxy on this node")
+    if survey.kubelet in survey.programs:
+        return EngineChoice(survey.kubelet, "as the kubelet on this node")
     if survey.nft and not survey.programs:
         return EngineChoice(Engine.NFT, "there is no iptables here")
     return _iptables(survey, "the default, without EnableNFTables")
@@ -52,6 +55,8 @@ def choose_engine(wish: str, survey: Survey, *, enable_nftables: bool) -> Engine
 def _iptables(survey: Survey, reason: str) -> EngineChoice:
     if not survey.programs:
         return EngineChoice(Engine.IPTABLES_NFT, reason, "there is no iptables-restore")
-    if survey.kube_proxy in survey.programs and survey.kube_proxy is not Engine.NFT:
-        return EngineChoice(survey.kube_proxy, reason)
-    return EngineChoice(survey.programs[0], reason)
+    for theirs in (survey.kube_proxy, survey.kubelet):
+        if theirs in survey.programs and theirs is not Engine.NFT:
+            return EngineChoice(theirs, reason)
+    usable = [one for one in survey.programs if survey.nft or one is not Engine.IPTABLES_NFT]
+    return EngineChoice((usable or survey.programs)[0], reason)

@@ -140,16 +140,20 @@ def test_legacy_iptables_is_repaired_by_the_timer(ground: Ground) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kube_proxy", "engine"),
+    ("chains", "engine"),
     [
         ("nft add table ip kube-proxy", "nft"),
         ("iptables-nft -t nat -N KUBE-SERVICES", "iptables-nft"),
         ("iptables-legacy -t nat -N KUBE-SERVICES", "iptables-legacy"),
+        ("iptables-legacy -t mangle -N KUBE-KUBELET-CANARY", "iptables-legacy"),
+        ("iptables-legacy -t mangle -N KUBE-IPTABLES-HINT; iptables-nft -t nat -N KUBE-SERVICES", "iptables-nft"),
     ],
 )
-def test_auto_goes_with_kube_proxy(ground: Ground, kube_proxy: str, engine: str) -> None:
+def test_auto_goes_with_kube_proxy_and_before_it_has_come_with_the_kubelet(
+    ground: Ground, chains: str, engine: str
+) -> None:
     ground.put("config", config())
-    shell(ground.namespace(), kube_proxy)
+    shell(ground.namespace(), chains)
     daemon = ground.daemon("--ip-masq").ready()
     assert engines(daemon.namespace) == {engine}
 
