@@ -38,6 +38,7 @@ class Plan:
     bundle: Path | None
     uninstall: bool
     resident: bool = False
+    with_conf: bool = True
 
     @property
     def conflist(self) -> Path:
@@ -65,7 +66,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run_install(given: argparse.Namespace) -> int:
     bin_dirs = tuple(dict.fromkeys(given.bin_dir or [BIN_DIR]))
-    plan = Plan(bin_dirs, given.conf_dir, given.conf, given.python, given.bundle, given.uninstall, given.resident)
+    program_of = given.python, given.bundle, given.uninstall, given.resident
+    plan = Plan(bin_dirs, given.conf_dir, given.conf, *program_of, with_conf=not given.no_conf)
     return uninstall(plan) if plan.uninstall else install(plan)
 
 
@@ -79,11 +81,14 @@ def install(plan: Plan) -> int:
     """Checks all, then places the program, then the conflist, each only if it differs from what is there."""
     text, wanted = _wanted(plan)
     with _program(plan) as own:
-        _check_plugins(wanted, plan)
+        if plan.with_conf:
+            _check_plugins(wanted, plan)
         for directory in plan.bin_dirs:
             changed = program.install(own, directory)
             how = own.python or "with an interpreter of its own"
             print(f"{'installed' if changed else 'unchanged'}: {directory / program.NAME} ({how})")
+    if not plan.with_conf:
+        return 0
     _check_directory(plan.conflist)
     changed = place.write_file(plan.conflist, text, 0o644)
     print(f"{'installed' if changed else 'unchanged'}: {plan.conflist} (network {wanted.name})")
@@ -151,6 +156,11 @@ def _check_plugins(wanted: Conflist, plan: Plan) -> None:
     """Each plugin is in one of the directories, runs, and supports every version of the list."""
     for name in wanted.plugins:
         places = [directory / name for directory in plan.bin_dirs if (directory / name).is_file()]
+        blind = [directory / name for directory in plan.bin_dirs if (directory / name).is_symlink()]
+        if not places and blind:
+            # In a container that has only this directory of the host, which may be full of links (k3s, NixOS).
+            _warn(f"{blind[0]} leads to {blind[0].readlink()}, which is not there to be seen from here: not checked")
+            continue
         if not places:
             raise InstallError(f"plugin {name!r} is not in {_words(plan.bin_dirs)}; {_mend(name, plan)}")
         for directory in plan.bin_dirs:
@@ -224,7 +234,10 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="where the runtime looks for networks (%(default)s)",
     )
-    add("--conf", type=Path, metavar="FILE", help="the conflist to install; without it, one with bridge and portmap")
+    lists = install_parser.add_mutually_exclusive_group()
+    what = "the conflist to install; without it, one with bridge and portmap"
+    lists.add_argument("--conf", type=Path, metavar="FILE", help=what)
+    lists.add_argument("--no-conf", action="store_true", help="the plugin alone, for a conflist from elsewhere")
     interpreter = install_parser.add_mutually_exclusive_group()
     interpreter.add_argument(
         "--python",

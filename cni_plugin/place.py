@@ -85,6 +85,21 @@ def remove_file(path: Path) -> bool:
     return True
 
 
+def sync_tree(folder: Path) -> None:
+    """All below is durable. Not by sync(2), which waits for every file system of the host, one of a dead server too."""
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    for path in files:
+        # All begin to be written before the first is waited for: each for itself, a hundred take many seconds on a
+        # busy disk.
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    for path in files:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    for directory in (*filter(Path.is_dir, folder.rglob("*")), folder):
+        sync_directory(directory)
+
+
 def sync_directory(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -6,7 +6,6 @@ link that the launcher follows. The folder of the version before stays for a plu
 """
 
 import hashlib
-import os
 import secrets
 import shutil
 import subprocess
@@ -128,8 +127,7 @@ def install(program: Program, directory: Path) -> bool:
     if program.python:
         compile_modules(program.python, folder / "cni_plugin")
     if changed:
-        # Once for all: a hundred files, each for itself, take many seconds on a busy disk.
-        os.sync()
+        place.sync_tree(folder)
     before = _folder_of(directory)
     if changed or before != program.folder or place.read_if_there(path) != program.entry:
         _try(program, directory)

@@ -199,6 +199,25 @@ def test_directory_with_the_plugins_is_named(host: Host, capsys: pytest.CaptureF
     assert f"add --bin-dir {REAL_PLUGINS}" in capsys.readouterr().err
 
 
+def test_link_that_leads_out_of_a_container_is_not_taken_for_a_missing_plugin(
+    host: Host, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (host.bin / "bridge").unlink()
+    (host.bin / "bridge").symlink_to("/nix/store/plugins/bin/bridge")
+    assert host.run() == 0
+    assert f"warning: {host.bin}/bridge leads to /nix/store/plugins/bin/bridge" in capsys.readouterr().err
+    assert host.conflist.is_file()
+
+
+def test_plugin_alone_is_installed_beside_the_conflist_of_others(
+    host: Host, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (host.bin / "portmap").unlink()
+    assert host.run("--no-conf") == 0
+    assert (host.bin / "flannel").is_file() and not host.net_d.exists()
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("python", ["python3", "/nowhere/python3", "/bin/true", "/bin/sh", "/" + "x" * 300])
 def test_unusable_interpreter_is_refused(host: Host, python: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert host.run("--python", python) == 1

@@ -179,9 +179,11 @@ def test_a_strategy_that_is_given_is_taken(helm: str, backend: str) -> None:
 
 
 def test_a_configuration_of_others_is_left_alone(helm: str) -> None:
-    volumes = {one["name"]: one for one in pod(rendered(helm, skipCNIConfigInstallation=True))["volumes"]}
-    assert volumes["cni"] == {"name": "cni", "emptyDir": {}}
+    spec = pod(rendered(helm, skipCNIConfigInstallation=True))
+    volumes = {one["name"]: one for one in spec["volumes"]}
     assert volumes["cni-plugin"]["hostPath"]["path"] == "/opt/cni/bin"
+    assert "/etc/cni/net.d" not in json.dumps(spec)
+    assert spec["initContainers"][0]["args"] == ["--no-conf"]
 
 
 def test_a_changed_configuration_makes_new_pods(helm: str) -> None:

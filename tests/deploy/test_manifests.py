@@ -91,7 +91,7 @@ def test_containers_may_no_more_than_they_need() -> None:
         assert context["capabilities"]["drop"] == ["ALL"]
         assert not context.get("privileged")
     assert daemon(VARIANTS["vxlan"])["securityContext"]["capabilities"]["add"] == ["NET_ADMIN", "NET_RAW"]
-    assert "add" not in pod(VARIANTS["vxlan"])["initContainers"][0]["securityContext"]["capabilities"]
+    assert pod(VARIANTS["vxlan"])["initContainers"][0]["securityContext"]["capabilities"]["add"] == ["DAC_OVERRIDE"]
 
 
 @pytest.mark.parametrize("objects", EVERY)
