@@ -47,7 +47,8 @@ def super_packets(sender: Namespace, receiver: Namespace) -> list[int]:
         stack.enter_context(client)
         taker = stack.enter_context(listener.accept()[0])
         client.settimeout(10)
-        found, left = [], SENT_BYTES
+        found: list[int] = []
+        left = SENT_BYTES
         while left > 0:
             client.sendall(bytes(min(left, 1 << 18)))
             expected = min(left, 1 << 18)
