@@ -1,6 +1,7 @@
 """The DaemonSet as it is published: it becomes ready, installs what pods need, and may be replaced under load."""
 
 import json
+import secrets
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import permutations
@@ -107,7 +108,8 @@ def test_it_is_updated_under_load(cluster: Workloads) -> None:
     eventually("every node has a daemon that is ready", lambda: all_ready(cluster), cluster.why)
     before = daemons(cluster)
     with losing_nothing(cluster):
-        note = {"template": {"metadata": {"annotations": {"updated": "yes"}}}}
+        # Unlike any before: of an annotation that the variant before has left, `kubectl apply` takes nothing away.
+        note = {"template": {"metadata": {"annotations": {"updated": secrets.token_hex(8)}}}}
         cluster.api.patch(SET, {"spec": note})
         wait_replaced(cluster, before.keys())
     assert cluster.restarts() == {}
