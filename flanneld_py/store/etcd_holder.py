@@ -196,9 +196,9 @@ class LeaseHolder:
             except SubnetTaken as error:
                 _log.info("lease %s: not renewed yet: %s", lease, error)
             except AccessDenied as error:
-                self._conditions.denied(error)
+                self._conditions.denied("renew", error)
             else:
-                self._conditions.denied(None)
+                self._conditions.denied("renew", None)
                 _log.info("lease %s: renewed", lease)
                 return renewed
             await asyncio.sleep(backoff.next_s())
