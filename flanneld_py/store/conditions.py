@@ -19,7 +19,7 @@ class Trouble(Protocol):
 class Conditions:
     """Reports the gravest condition that holds, whenever that changes. `well`: the words for none.
 
-    Several calls may be refused at once; each takes back only what it said itself.
+    Several calls may be refused at once, and several things be missing; each is taken back by its own name alone.
     """
 
     def __init__(self, report: Report, well: str = "etcd answers") -> None:
@@ -27,7 +27,7 @@ class Conditions:
         self._well = Condition(True, well)
         self._away: Condition | None = None
         self._denied: dict[str, Condition] = {}
-        self._missing: Condition | None = None
+        self._missing: dict[str, Condition] = {}
         self._last: Condition | None = None
 
     def trouble(self, trouble: Trouble | None) -> None:
@@ -39,12 +39,13 @@ class Conditions:
         _put(self._denied, call, None if error is None else Condition(False, error.message, error.hint))
         self._tell()
 
-    def missing(self, condition: Condition | None) -> None:
-        self._missing = condition
+    def missing(self, what: str, condition: Condition | None) -> None:
+        """`what` is not in the store, or not as it must be; None: it is now."""
+        _put(self._missing, what, condition)
         self._tell()
 
     def _tell(self) -> None:
-        now = self._away or _first(self._denied) or self._missing or self._well
+        now = self._away or _first(self._denied) or _first(self._missing) or self._well
         if now != self._last:
             self._last = now
             self._report(now)

@@ -58,10 +58,10 @@ class EtcdStore:
         while True:
             kv, revision = await self._client.get(self._keys.config)
             if kv is not None:
-                self._conditions.missing(None)
+                self._conditions.missing("config", None)
                 self._config = kv.value.decode(errors="replace")
                 return self._config
-            self._conditions.missing(self._config_missing())
+            self._conditions.missing("config", self._config_missing())
             async with aclosing(self._client.watch(self._keys.config, revision=revision + 1)) as changes:
                 async for change in changes:
                     if not isinstance(change, Events) or change.events:

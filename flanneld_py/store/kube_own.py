@@ -218,11 +218,11 @@ class OwnNode:
             teller = group.create_task(self._tell_events(waiting))
             try:
                 while waiting.node is None or waiting.reason is not None:
-                    self._conditions.missing(waiting.reason)
+                    self._conditions.missing("node", waiting.reason)
                     await self._next(waiting, judge)
             finally:
                 teller.cancel()
-                self._conditions.missing(None)
+                self._conditions.missing("node", None)
         return waiting.node
 
     async def _next(self, waiting: "_Waiting", judge: Callable[[Node | None], Condition | None]) -> None:
@@ -238,7 +238,7 @@ class OwnNode:
                 waiting.reason = judge(waiting.node)
                 if waiting.reason is None:
                     return
-                self._conditions.missing(waiting.reason)
+                self._conditions.missing("node", waiting.reason)
 
     async def _tell_events(self, waiting: "_Waiting") -> None:
         """Put it where operators look who know nothing of us: `kubectl describe node`."""

@@ -9,15 +9,15 @@ MISSING = Condition(False, "no configuration", "put one")
 def test_gravest_condition_is_told_when_it_changes() -> None:
     told: list[Condition] = []
     conditions = Conditions(told.append)
-    conditions.missing(MISSING)
-    conditions.missing(MISSING)
+    conditions.missing("config", MISSING)
+    conditions.missing("config", MISSING)
     conditions.trouble(Trouble("away", "start it"))
-    conditions.missing(None)
-    conditions.missing(MISSING)
+    conditions.missing("config", None)
+    conditions.missing("config", MISSING)
     conditions.trouble(None)
     conditions.denied("watch", AccessDenied("no", hint="grant"))
     conditions.denied("watch", None)
-    conditions.missing(None)
+    conditions.missing("config", None)
     assert told == [
         MISSING,
         Condition(False, "away", "start it"),
