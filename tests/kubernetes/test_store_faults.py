@@ -212,15 +212,40 @@ async def test_the_answer_to_a_write_is_lost(cluster: Cluster, stores: Stores, p
     assert await stores.make("n1", proxy=proxy).acquire(ask(1)) == lease(1, "10.244.1.0/24")
 
 
-async def test_an_empty_list_is_doubted_once(cluster: Cluster, stores: Stores, proxy: FaultProxy) -> None:
+NOTHING = Answer(200, {"kind": "NodeList", "metadata": {"resourceVersion": "1"}, "items": []})
+
+
+async def test_empty_lists_are_doubted(cluster: Cluster, stores: Stores, proxy: FaultProxy, reports: Reports) -> None:
     """A server in front of a database that is being restored; no node at all would end the network of all pods."""
     own(cluster)
-    nothing = Answer(200, {"kind": "NodeList", "metadata": {"resourceVersion": "1"}, "items": []})
-    proxy.plan(nothing, is_list, skip=1, times=1)
+    proxy.plan(NOTHING, is_list, skip=1, times=3)
     proxy.plan(Answer(410, EXPIRED), is_watch, times=1)
-    async with watching(stores.make("n1", proxy=proxy)) as heard:
+    async with watching(stores.make("n1", proxy=proxy, reports=reports, doubt_s=(0.0, 0.0))) as heard:
         assert leases_in(await heard.next()) == {lease(1, "10.244.1.0/24")}
-        assert len([request for request in proxy.requests if request.is_list]) == 3
+        assert len([request for request in proxy.requests if request.is_list]) == 5
+    assert [report.ok for report in reports.seen if "lists no node" in report.message] == [False]
+    assert reports.seen[-1].ok
+
+
+async def test_an_empty_list_that_stays_is_believed(cluster: Cluster, stores: Stores, proxy: FaultProxy) -> None:
+    own(cluster)
+    proxy.plan(NOTHING, is_list, skip=1, times=4)
+    proxy.plan(Answer(410, EXPIRED), is_watch, times=1)
+    async with watching(stores.make("n1", proxy=proxy, doubt_s=(0.0, 0.0))) as heard:
+        assert leases_in(await heard.next()) == set()
+
+
+async def test_an_empty_list_is_not_asked_for_again_at_once(
+    cluster: Cluster, stores: Stores, proxy: FaultProxy
+) -> None:
+    """The same server would say the same, a moment later."""
+    own(cluster)
+    proxy.plan(NOTHING, is_list, skip=1, times=None)
+    proxy.plan(Answer(410, EXPIRED), is_watch, times=1)
+    begin = time.monotonic()
+    async with watching(stores.make("n1", proxy=proxy, doubt_s=(0.5, 0.6))) as heard:
+        assert leases_in(await heard.next()) == set()
+    assert time.monotonic() - begin >= 3 * 0.5
 
 
 async def test_the_server_restarts(cluster: Cluster, stores: Stores, reports: Reports) -> None:
