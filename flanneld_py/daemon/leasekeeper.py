@@ -14,10 +14,11 @@ log = logging.getLogger(__name__)
 
 
 def renew_at(lease: Lease, *, margin_s: float, jitter: float) -> float | None:
-    """Unix seconds of the next renewal; None: never. `jitter` in [0, 1) spreads nodes over a tenth of the margin."""
+    """Unix seconds of the next renewal; None: never. `jitter` in [0, 1) spreads nodes over a tenth of the margin, all
+    of it after the margin's begin: before that may lie the past, where the margin is nearly a whole lease."""
     if lease.expires is None or lease.reserved:
         return None
-    return lease.expires - margin_s * (1 + jitter / 10)
+    return lease.expires - margin_s * (1 - jitter / 10)
 
 
 def when(unix_s: float) -> str:
