@@ -94,7 +94,8 @@ class LeaseKeeper:
             self._lose(f"the lease {own} was taken: its key {own.key} now holds {_described(found)}")
         elif found.reserved != own.reserved:
             log.info("lease %s is %s", own, "a reservation now, and not renewed" if found.reserved else "renewed again")
-            self._lease = replace(own, reserved=found.reserved, expires=found.expires or own.expires)
+            # Nobody has told how long the key lives that is no reservation now: it is renewed at once.
+            self._lease = replace(own, reserved=found.reserved, expires=None if found.reserved else self._clock())
             self._event.set()
 
     def _lose(self, why: str) -> None:

@@ -126,3 +126,18 @@ async def test_what_we_wrote_ourselves_is_no_loss_and_a_reservation_is_kept() ->
     kept.observe(replace(LEASE, reserved=True, expires=None))
     assert kept.lease.reserved
     assert renew_at(kept.lease, margin_s=60, jitter=0) is None
+
+
+@pytest.mark.parametrize("before", [replace(LEASE, expires=None, reserved=True), replace(LEASE, expires=1e9)])
+async def test_a_reservation_that_is_a_lease_again_is_renewed_at_once(before: Lease) -> None:
+    """Whatever was known before of an expiry: an operator has put the key under another etcd lease."""
+    store = ScriptedStore(before)
+    kept = keeper(store, reacquire=False)
+    await kept.acquire()
+    kept.observe(replace(LEASE, reserved=True, expires=None))
+    task = asyncio.create_task(kept.run(ignore))
+    kept.observe(replace(LEASE, expires=None))
+    async with asyncio.timeout(10):
+        await store.renewed.wait()
+    task.cancel()
+    assert (kept.lease.reserved, kept.lease.expires) == (False, 10_000.0)
