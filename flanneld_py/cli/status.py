@@ -85,7 +85,8 @@ def _text(report: dict[str, Any], running: bool, directory: Path) -> list[str]:
 def _facts(report: dict[str, Any]) -> list[str]:
     lines = []
     if report["store"]:
-        lines.append(f"  store      {report['store']}{'' if report['store_ok'] else ' (see trouble)'}")
+        trouble = " (in trouble too: see the log)" if report.get("blocked") else " (see trouble)"
+        lines.append(f"  store      {report['store']}{'' if report['store_ok'] else trouble}")
     if report["subnets"]:
         expiry = f", expires {_clock(report['expires'])}" if report["expires"] else ""
         kind = ", a reservation" if report["reserved"] else expiry

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flanneld_py.host.files import write_atomic
+from flanneld_py.model.entry import Failure
 from flanneld_py.observe.notify import notify
 from flanneld_py.observe.status import Report, Stage, Status
 from flanneld_py.store.base import Condition
@@ -33,6 +34,8 @@ class Board:
         self._notify_socket = notify_socket
         self._clock = clock
         self._pending: asyncio.TimerHandle | None = None
+        self._store = Condition(True, "")
+        self._blocking: Failure | None = None
         self.status = status
         self.reached_ready = asyncio.Event()
         self.details: Callable[[], Awaitable[Report]] | None = None
@@ -60,7 +63,7 @@ class Board:
 
     def at(self, stage: Stage) -> None:
         if stage is not self.status.stage:
-            self._set(self.status.at(stage, self._clock()))
+            self.update(stage=stage, since=self._clock())
             self.flush()
             notify(self._notify_socket, f"STATUS={stage.value}")
 
@@ -73,14 +76,26 @@ class Board:
     def condition(self, condition: Condition) -> None:
         """How the store is doing; said in the log when it changes."""
         if condition.ok:
-            if not self.status.store_ok:
+            if not self._store.ok:
                 log.info("%s", condition.message)
-                self._set(replace(self.status, store_ok=True, error=None, hint=None))
-            return
-        if (condition.message, condition.hint) != (self.status.error, self.status.hint):
+        elif condition != self._store:
             log.warning("%s%s", condition.message, f"; {condition.hint}" if condition.hint else "")
-        self._set(replace(self.status, store_ok=False, error=condition.message, hint=condition.hint))
-        self.flush()
+        self._store = condition
+        self._tell_trouble()
+        if not condition.ok:
+            self.flush()
+
+    def block(self, failure: Failure | None) -> None:
+        """What the kernel refuses of the node's own part; None: all of it stands."""
+        self._blocking = failure
+        self._tell_trouble()
+
+    def _tell_trouble(self) -> None:
+        """The kernel's counts more: without the store, packets go on."""
+        error, hint = (None, None) if self._store.ok else (self._store.message, self._store.hint)
+        if self._blocking is not None:
+            error, hint = f"cannot {self._blocking.op}: {self._blocking.reason}", self._blocking.hint
+        self.update(store_ok=self._store.ok, blocked=self._blocking is not None, error=error, hint=hint)
 
     def stop(self, stage: Stage, error: str | None = None, hint: str | None = None) -> None:
         """The last word: the data path stays, the daemon goes."""

@@ -14,10 +14,11 @@ log = logging.getLogger(__name__)
 
 
 def renew_at(lease: Lease, *, margin_s: float, jitter: float) -> float | None:
-    """Unix seconds of the next renewal; None: never. `jitter` in [0, 1) spreads nodes over a tenth of the margin."""
+    """Unix seconds of the next renewal; None: never. `jitter` in [0, 1) spreads nodes over a tenth of the margin, all
+    of it after the margin's begin: before that may lie the past, where the margin is nearly a whole lease."""
     if lease.expires is None or lease.reserved:
         return None
-    return lease.expires - margin_s * (1 + jitter / 10)
+    return lease.expires - margin_s * (1 - jitter / 10)
 
 
 def when(unix_s: float) -> str:
@@ -93,7 +94,8 @@ class LeaseKeeper:
             self._lose(f"the lease {own} was taken: its key {own.key} now holds {_described(found)}")
         elif found.reserved != own.reserved:
             log.info("lease %s is %s", own, "a reservation now, and not renewed" if found.reserved else "renewed again")
-            self._lease = replace(own, reserved=found.reserved, expires=found.expires or own.expires)
+            # Nobody has told how long the key lives that is no reservation now: it is renewed at once.
+            self._lease = replace(own, reserved=found.reserved, expires=None if found.reserved else self._clock())
             self._event.set()
 
     def _lose(self, why: str) -> None:

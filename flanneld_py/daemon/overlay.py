@@ -54,7 +54,6 @@ class Overlay:
         self.admissions: Callable[[], tuple[Admission, ...]] = lambda: ()
         self._desired = Desired()
         self._problems: dict[str, str] = {}
-        self._trouble: str | None = None
 
     async def desired(self, read: bool) -> Desired:
         """What we want now; `read`: the node may have changed, so ask the kernel about it again."""
@@ -129,20 +128,13 @@ class Overlay:
         )
         blocking = [failure for failure in progress.failures.values() if self._is_blocking(failure)]
         if not blocking:
-            self._set_trouble(None)
+            self._board.block(None)
             self._publish()
             return
         worst = next((failure for failure in blocking if failure.cannot), None)
         if worst is not None:
             raise KernelError(f"cannot {worst.op}: {worst.reason}", hint=worst.hint, errno=worst.errno)
-        self._set_trouble(blocking[0])
-
-    def _set_trouble(self, failure: Failure | None) -> None:
-        """The status' error is the store's, too: only ours is taken back."""
-        error, hint = (None, None) if failure is None else (f"cannot {failure.op}: {failure.reason}", failure.hint)
-        if failure is not None or self._board.status.error == self._trouble:
-            self._board.update(error=error, hint=hint)
-        self._trouble = error
+        self._board.block(blocking[0])
 
     def _is_blocking(self, failure: Failure) -> bool:
         """Without it the node has no network. A sysctl may be right to be refused: in a container the host sets it."""

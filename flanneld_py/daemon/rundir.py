@@ -62,8 +62,7 @@ def hold(directory: Path) -> Iterator[None]:
     except OSError as error:
         raise FlannelError(f"cannot use {directory}: {error.strerror}", hint="give another --subnet-file") from error
     try:
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        _sign(descriptor, directory)
         yield
     finally:
         os.close(descriptor)
@@ -103,6 +102,18 @@ def _locked(directory: Path) -> int:
             os.close(descriptor)
             raise
         os.close(descriptor)
+
+
+def _sign(descriptor: int, directory: Path) -> None:
+    """Put our pid into the lock's file."""
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    except OSError as error:
+        raise FlannelError(
+            f"cannot write {directory / LOCK}: {error.strerror}",
+            hint=f"see: df {directory}; make room there, or give another --subnet-file",
+        ) from error
 
 
 def _holder(directory: Path) -> str:

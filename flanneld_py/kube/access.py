@@ -4,6 +4,7 @@ The files are read again for each new session, so that rotated certificates and 
 lightkube and of the YAML parser quote what they read, secrets too: they do not leave this module.
 """
 
+import base64
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -70,7 +71,10 @@ def _of_service_account(access: KubeAccess) -> SingleConfig:
 
 def _of_file(path: Path) -> SingleConfig:
     try:
-        return _single(KubeConfig.from_file(path))
+        config = _single(KubeConfig.from_file(path))
+        reason = _of_data(config)
+        if reason is None:
+            return config
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
     except yaml.MarkedYAMLError as error:
@@ -87,6 +91,23 @@ def _of_file(path: Path) -> SingleConfig:
     raise UsageError(
         f"--kubeconfig-file: cannot use {path}: {reason}", hint=f"try: kubectl --kubeconfig {path} get nodes"
     )
+
+
+def _of_data(config: SingleConfig) -> str | None:
+    """What is wrong with the certificates and keys in a kubeconfig; lightkube would stumble over it."""
+    user = config.user or User()
+    for name, text in (
+        ("certificate-authority-data", config.cluster.certificate_auth_data),
+        ("client-certificate-data", user.client_cert_data),
+        ("client-key-data", user.client_key_data),
+    ):
+        try:
+            base64.b64decode(text or "")
+        except ValueError:
+            return f"its {name} is not base64"
+    if (user.client_cert or user.client_cert_data) and not (user.client_key or user.client_key_data):
+        return "it has a client certificate, and no client key"
+    return None
 
 
 def _single(config: KubeConfig) -> SingleConfig:

@@ -21,7 +21,8 @@ from lightkube.core.exceptions import ConfigError as LightkubeConfigError
 from flanneld_py.errors import UsageError
 from flanneld_py.kube.access import KubeAccess, read_config
 from flanneld_py.kube.listwatch import ANSWER_S, ListWatch, Message, Request
-from flanneld_py.kube.objects import Malformed, Refusal, decode_refusal
+from flanneld_py.kube.objects import MALFORMED, Malformed, Refusal, decode_refusal
+from flanneld_py.kube.plugin import PluginAuth
 from flanneld_py.kube.verdict import Refused, Trouble, Verdict, explain, judge, unreachable
 from flanneld_py.model.backoff import Backoff
 from flanneld_py.version import VERSION
@@ -37,7 +38,7 @@ _HEADERS = {"Accept": JSON, "Accept-Encoding": "identity", "User-Agent": f"flann
 # A list comes in pieces of some KiB, each of which costs us more than to unpack it.
 _PACKED = {"Accept-Encoding": "gzip"}
 _SLOWEST_S = 10.0
-# The last two: a file that is being replaced, read for a new session.
+# The last two: a file that is being replaced, read for a new session; a credential plugin that fails.
 _FAILURES = (httpx2.HTTPError, OSError, LightkubeConfigError, UsageError)
 
 
@@ -62,13 +63,13 @@ class KubeClient:
     def rng(self) -> Random:
         return self._rng
 
-    async def get(self, what: str, path: str) -> bytes:
-        """Raises Refused. `what` names the request in messages: "get node n1"."""
-        return await self._call(what, "GET", path)
+    async def get(self, what: str, path: str, decode: Callable[[bytes], T]) -> T:
+        """Raises Refused. `what` names the request in messages: "get node n1"; what is Malformed is no answer."""
+        return await self._call(what, "GET", path, decode)
 
-    async def patch(self, what: str, path: str, body: bytes) -> bytes:
+    async def patch(self, what: str, path: str, body: bytes, decode: Callable[[bytes], T]) -> T:
         """A strategic merge patch; the object after it. Raises Refused."""
-        return await self._call(what, "PATCH", path, body, STRATEGIC)
+        return await self._call(what, "PATCH", path, decode, body)
 
     async def create(self, what: str, path: str, body: bytes) -> None:
         """One attempt, for what nobody waits for. Raises Refused."""
@@ -82,9 +83,16 @@ class KubeClient:
             refusal = _refusal(response, response.content)
         raise Refused(what, refusal)
 
-    async def _call(self, what: str, method: str, path: str, body: bytes | None = None, kind: str = JSON) -> bytes:
+    async def _call(
+        self,
+        what: str,
+        method: str,
+        path: str,
+        decode: Callable[[bytes], T],
+        body: bytes | None = None,
+    ) -> T:
         backoff = Backoff(0.25, _SLOWEST_S, self._rng)
-        headers = _HEADERS if body is None else _HEADERS | {"Content-Type": kind}
+        headers = _HEADERS if body is None else _HEADERS | {"Content-Type": STRATEGIC}
         while True:
             wait_s = backoff.next_s()
             try:
@@ -94,10 +102,14 @@ class KubeClient:
             except _FAILURES as error:
                 await self._away(error)
             else:
-                if response.is_success:
-                    self._report(None)
-                    return response.content
-                refusal = _refusal(response, response.content)
+                try:
+                    if response.is_success:
+                        found = decode(response.content)
+                        self._report(None)
+                        return found
+                    refusal = _refusal(response, response.content)
+                except Malformed as error:
+                    refusal = Refusal(502, MALFORMED, str(error))
                 if judge(refusal) is Verdict.ANSWER:
                     self._report(None)
                     raise Refused(what, refusal)
@@ -133,7 +145,7 @@ class KubeClient:
                     else:
                         yield messages
         except Malformed as error:
-            refusal = Refusal(502, "Malformed", str(error))
+            refusal = Refusal(502, MALFORMED, str(error))
         except _FAILURES as error:
             if request.watch and isinstance(error, httpx2.ReadTimeout):
                 # The usual end of a watch whose server is gone without a word. Its version is good for the next one.
@@ -185,9 +197,12 @@ class KubeClient:
         return self._session
 
     async def _away(self, error: Exception) -> None:
-        reason = _reason(error)
+        reason = str(error) if isinstance(error, UsageError) else _reason(error)
         _log.debug("Kubernetes API %s: %s", self._url, reason)
-        self._report(unreachable(self._url, reason, in_cluster=self._access.in_cluster))
+        if isinstance(error, UsageError):
+            self._report(Trouble(f"no way to the Kubernetes API at {self._url}: {error.message}", error.hint))
+        else:
+            self._report(unreachable(self._url, reason, in_cluster=self._access.in_cluster))
         if not isinstance(error, httpx2.ReadTimeout):
             await self._forget()
 
@@ -209,12 +224,17 @@ class KubeClient:
 
 
 class _Connection(client_adapter.ConnectionParams):
-    """Trusts what Go's clients trust. Since Python 3.13 a default context also refuses authorities and certificates
-    that lack extensions of RFC 5280; those of many a running cluster lack the key identifiers."""
+    """Trusts what Go's clients trust, and names a credential plugin that fails.
+
+    Since Python 3.13 a default context also refuses authorities and certificates that lack extensions of RFC 5280;
+    those of many a running cluster lack the key identifiers.
+    """
 
     def httpx_params(self, config: SingleConfig) -> dict[str, Any]:
         found: dict[str, Any] = super().httpx_params(config)
         found["verify"].verify_flags &= ~ssl.VERIFY_X509_STRICT
+        if isinstance(found["auth"], client_adapter.ExecAuth) and config.user is not None and config.user.exec:
+            found["auth"] = PluginAuth(config.user.exec)
         return found
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final, Generic, NamedTuple, TypeVar
 
-from flanneld_py.kube.objects import Kind, Malformed, Node, Refusal, decode_line, decode_page
+from flanneld_py.kube.objects import MALFORMED, Kind, Malformed, Node, Refusal, decode_line, decode_page
 from flanneld_py.model.backoff import Backoff
 
 T = TypeVar("T")
@@ -147,7 +147,7 @@ class ListWatch(Generic[T]):
                     return Told(messages, refusal)
         self._tail += piece[start:]
         if len(self._tail) > MAX_LINE_BYTES:
-            return Told(messages, Refusal(400, "Malformed", f"a line of more than {MAX_LINE_BYTES} bytes"))
+            return Told(messages, Refusal(400, MALFORMED, f"a line of more than {MAX_LINE_BYTES} bytes"))
         return Told(messages)
 
     def _line(self, line: bytes, messages: list[Message[T]]) -> Refusal | None:
@@ -155,7 +155,7 @@ class ListWatch(Generic[T]):
             told = decode_line(line)
         except Malformed as error:
             # Whatever it told is lost, and a later version would hide that: only a list tells the state now.
-            return Refusal(400, "Malformed", str(error))
+            return Refusal(400, MALFORMED, str(error))
         if told.node is None:
             return told.refusal or Refusal(500)
         self._revision = told.node.metadata.resource_version or self._revision

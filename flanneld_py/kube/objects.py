@@ -6,10 +6,13 @@ over the rest without making objects of it.
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 from msgspec import Struct, field
+
+MALFORMED: Final = "Malformed"
+"""The reason of a Refusal that is ours: the server called the answer a success."""
 
 
 class Malformed(ValueError):

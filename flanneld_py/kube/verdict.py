@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from flanneld_py.errors import StoreError
-from flanneld_py.kube.objects import Refusal
+from flanneld_py.kube.objects import MALFORMED, Refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,11 @@ def said(refusal: Refusal) -> str:
 
 def explain(what: str, refusal: Refusal) -> Trouble:
     """`what`: the request, such as "list nodes"."""
+    if refusal.reason == MALFORMED:
+        return Trouble(
+            f"what answers for the Kubernetes API is not it ({what}: {refusal.message})",
+            "is the address that of an API server, and no proxy's or portal's?",
+        )
     match judge(refusal):
         case Verdict.CREDENTIALS:
             message = f"the Kubernetes API does not accept our credentials ({said(refusal)})"

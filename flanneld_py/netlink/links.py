@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 
+from flanneld_py.errors import KernelError
 from flanneld_py.model.entry import Address, Entry, Failure, Key, Link, LinkUp, Op, Scope, Verb, Vxlan
 from flanneld_py.netlink.codec import encode
 from flanneld_py.netlink.hints import already_done, failure, no_device
@@ -57,12 +58,14 @@ def find_links(sock: NetlinkSocket, names: Iterable[str]) -> dict[str, LinkState
 
 
 def read_addresses(sock: NetlinkSocket, index: int = 0) -> tuple[AddressState, ...]:
-    """The addresses of one device, or of all, in the kernel's order."""
-    found = (
-        decode_address(message.body)
-        for message in sock.dump(partial(encode_address_dump, index))
-        if message.type == RTM_NEWADDR
-    )
+    """The addresses of one device, or of all, in the kernel's order; none of a device that is gone."""
+    try:
+        answers = sock.dump(partial(encode_address_dump, index))
+    except KernelError as err:
+        if not index or err.errno != errno.ENODEV:
+            raise
+        return ()
+    found = (decode_address(message.body) for message in answers if message.type == RTM_NEWADDR)
     return tuple(state for state in found if state is not None and index in {0, state.index})
 
 

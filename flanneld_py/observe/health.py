@@ -24,7 +24,7 @@ def readiness(status: Status) -> Readiness:
     A store that is away makes nobody unready, since packets go on with what is known; neither does a peer in trouble.
     Unlike Go flannel's, the answer is taken back when the node's own part fails later.
     """
-    if status.stage is Stage.READY and (status.error is None or not status.store_ok):
+    if status.stage is Stage.READY and not status.blocked:
         return Readiness(True, "flanneld is ready")
     since = datetime.fromtimestamp(status.since, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     stage = "" if status.stage is Stage.READY else f": {status.stage.value} since {since}"

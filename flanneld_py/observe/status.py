@@ -1,7 +1,7 @@
 """What the daemon says of itself: a value, its JSON, and the text that `flanneld status` prints."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -21,8 +21,10 @@ class Stage(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The part that is always current in `status.json`. Times are Unix seconds; `error` and `hint` of the last trouble.
+    """The part that is always current in `status.json`. Times are Unix seconds.
 
+    `error` and `hint`: the gravest trouble of this moment, or what ended the daemon. `blocked`: it is that the kernel
+    refuses a part of the node's own, so that there is no network; else it is the store's, and `store_ok` is false.
     `subnets`, `networks`, `public`: texts, IPv4 first. `entries`: how many we want; `difference`: how many of them are
     not so after the last pass; `repaired`: how many the last look at the kernel found otherwise. `offload`: what we ask
     of our devices' offloads, and why. `rules`: of the packet filter, who keeps them and which are wanted. `worker`:
@@ -36,6 +38,7 @@ class Status:
     host: str
     error: str | None = None
     hint: str | None = None
+    blocked: bool = False
     store: str | None = None
     store_ok: bool = True
     backend: str | None = None
@@ -58,10 +61,6 @@ class Status:
     config_pending: str | None = None
     rules: Mapping[str, Any] | None = None
     worker: Mapping[str, Any] | None = None
-
-    def at(self, stage: Stage, now: float) -> "Status":
-        """At `stage` since `now`, if it was not there already; trouble of the stage before is over."""
-        return self if stage is self.stage else replace(self, stage=stage, since=now, error=None, hint=None)
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self) | {"stage": self.stage.value}

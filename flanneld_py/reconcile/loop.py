@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
+from flanneld_py.errors import KernelError
 from flanneld_py.model.entry import Desired, Entry, Failure, Key, Op, Scope
 from flanneld_py.reconcile.applier import Applier
 from flanneld_py.reconcile.diff import after, diff
@@ -68,6 +69,7 @@ class Reconciler:
         self._event = asyncio.Event()
         self._must_read = True
         self._retry_s = intervals.retry_first_s
+        self._unread: str | None = None
         self._lock = asyncio.Lock()
         self.progress = Progress()
 
@@ -105,21 +107,22 @@ class Reconciler:
         return self._desired.scope
 
     async def run(self) -> None:
-        """Passes, for ever."""
+        """Passes, for ever. KernelError: the kernel cannot be read for the first of them."""
         spacing = self._intervals.spacing_first_s
         while True:
             busy = self._event.is_set()
             spacing = min(2 * spacing, self._intervals.spacing_last_s) if busy else self._intervals.spacing_first_s
             await self._pause()
             async with self._lock:
-                await self._pass()
+                # Who cannot read at all shall end; what was read before will be readable again.
+                await self._pass(patient=self.progress.passes > 0)
             await asyncio.sleep(spacing)
 
     async def settle(self) -> Progress:
-        """One pass now, reading the kernel first."""
+        """One pass now, reading the kernel first. KernelError: it cannot be read."""
         async with self._lock:
             self._must_read = True
-            await self._pass()
+            await self._pass(patient=False)
         return self.progress
 
     async def difference(self) -> tuple[Op, ...]:
@@ -130,7 +133,7 @@ class Reconciler:
 
     async def _pause(self) -> None:
         waits = [self._intervals.resync_s * (0.9 + 0.2 * self._jitter())]
-        if any(not failure.cannot for failure in self.progress.failures.values()):
+        if self._unread is not None or any(not failure.cannot for failure in self.progress.failures.values()):
             waits.append(self._retry_s)
             self._retry_s = min(self._retry_s * 2, self._intervals.retry_last_s)
         else:
@@ -142,15 +145,31 @@ class Reconciler:
         except TimeoutError:
             self._must_read = True
 
-    async def _pass(self) -> None:
+    async def _pass(self, *, patient: bool) -> None:
+        """`patient`: a kernel that cannot be read is told, and left as it is until the next pass reads it again."""
         read, self._must_read = self._must_read, False
         self._event.clear()
-        desired = await self._desired_now(read)
-        known = await self._applier.known(desired) if read else self._known
+        try:
+            desired = await self._desired_now(read)
+            known = await self._applier.known(desired) if read else self._known
+        except KernelError as error:
+            self._must_read = True
+            if not patient:
+                raise
+            self._say_unread(str(error))
+            return
+        self._say_unread(None)
         self._desired = desired
         ops = tuple(op for op in diff(desired.entries, known) if not self._is_hopeless(op))
         failures = await self._applier.apply(ops) if ops else []
         self._settle(desired, known, ops, failures, read)
+
+    def _say_unread(self, why: str | None) -> None:
+        if why is not None and why != self._unread:
+            log.error("cannot compare the kernel with what we want, and try again: %s", why)
+        elif why is None and self._unread is not None:
+            log.info("mended: the kernel is read again")
+        self._unread = why
 
     def _is_hopeless(self, op: Op) -> bool:
         """The same op was refused for good before: said once, with the mend, and not tried in a loop."""

@@ -44,7 +44,6 @@ class EtcdStore:
         self._reader = LeaseReader(self._keys)
         self._prefix = access.prefix
         self._config = ""
-        self._config_revision = 0
         self._holder = LeaseHolder(
             self._client, self._keys, self._reader, self._conditions, ttl_s=ttl_s, rng=rng, clock=clock
         )
@@ -58,12 +57,11 @@ class EtcdStore:
     async def config(self) -> str:
         while True:
             kv, revision = await self._client.get(self._keys.config)
-            self._config_revision = revision
             if kv is not None:
-                self._conditions.missing(None)
+                self._conditions.missing("config", None)
                 self._config = kv.value.decode(errors="replace")
                 return self._config
-            self._conditions.missing(self._config_missing())
+            self._conditions.missing("config", self._config_missing())
             async with aclosing(self._client.watch(self._keys.config, revision=revision + 1)) as changes:
                 async for change in changes:
                     if not isinstance(change, Events) or change.events:
@@ -77,21 +75,31 @@ class EtcdStore:
 
     async def watch_config(self) -> AsyncGenerator[str, None]:
         while True:
-            async with aclosing(self._client.watch(self._keys.config, revision=self._config_revision + 1)) as changes:
-                async for change in changes:
-                    if not isinstance(change, Events):
-                        break
-                    self._config_revision = change.revision
-                    for event in change.events:
-                        if event.deleted:
-                            _log.warning("network configuration %s was deleted", shown(self._keys.config))
-                        elif (text := event.kv.value.decode(errors="replace")) != self._config:
+            try:
+                async with aclosing(self._config_texts()) as texts:
+                    async for text in texts:
+                        if text != self._config:
                             self._config = text
                             yield text
-            kv, self._config_revision = await self._client.get(self._keys.config)
-            if kv is not None and (text := kv.value.decode(errors="replace")) != self._config:
-                self._config = text
-                yield text
+            except AccessDenied as error:
+                self._conditions.denied("watch_config", error)
+                await asyncio.sleep(_DENIED_WAIT_S)
+
+    async def _config_texts(self) -> AsyncGenerator[str, None]:
+        """The configuration as it is now, then each one after it, until there is a gap."""
+        kv, revision = await self._client.get(self._keys.config)
+        self._conditions.denied("watch_config", None)
+        if kv is not None:
+            yield kv.value.decode(errors="replace")
+        async with aclosing(self._client.watch(self._keys.config, revision=revision + 1)) as changes:
+            async for change in changes:
+                if not isinstance(change, Events):
+                    return
+                for event in change.events:
+                    if event.deleted:
+                        _log.warning("network configuration %s was deleted", shown(self._keys.config))
+                    else:
+                        yield event.kv.value.decode(errors="replace")
 
     async def stored(self, attrs: LeaseAttrs) -> LeaseAttrs | None:
         return await self._holder.stored(attrs)
@@ -111,7 +119,7 @@ class EtcdStore:
         while True:
             try:
                 listing = await self._client.list(self._keys.subnets)
-                self._conditions.denied(None)
+                self._conditions.denied("watch", None)
                 leases = {kv.key: self._reader.lease(kv) or known.get(kv.key) for kv in listing.kvs}
                 known = {key: lease for key, lease in leases.items() if lease is not None}
                 yield Snapshot(tuple(known.values()))
@@ -122,7 +130,7 @@ class EtcdStore:
             except AccessDenied as error:
                 if not started:
                     raise
-                self._conditions.denied(error)
+                self._conditions.denied("watch", error)
                 await asyncio.sleep(_DENIED_WAIT_S)
 
     async def _changes(self, revision: int, known: dict[bytes, Lease]) -> AsyncGenerator[LeaseMessage, None]:

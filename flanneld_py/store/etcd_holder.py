@@ -132,7 +132,7 @@ class LeaseHolder:
         return lease
 
     async def _write_granted(self, kv: KeyValue, subnets: Subnets, attrs: LeaseAttrs) -> Lease:
-        async with self._granted() as (grant, expires):
+        async with self._granted(ours=True) as (grant, expires):
             await self._write(kv, subnets, attrs, grant)
         await self._drop(kv.lease)
         return Lease(subnets, attrs, expires=expires)
@@ -149,7 +149,7 @@ class LeaseHolder:
         """A new lease, if no other that overlaps it was created since `revision`. Raises SubnetTaken."""
         key, value = self._keys.subnet(subnets), encode_attrs(request.attrs)
         since = Find(self._keys.subnets, prefix_end(self._keys.subnets), created_from=revision + 1, keys_only=True)
-        async with self._granted() as (grant, expires):
+        async with self._granted(ours=False) as (grant, expires):
             puts = self._puts(subnets, value, grant)
             result = await self._txn([Guard(key, 0)], [*puts, since], [Find(key), since])
             if not result.succeeded and not _wrote(result.found[0], value, grant):
@@ -196,9 +196,9 @@ class LeaseHolder:
             except SubnetTaken as error:
                 _log.info("lease %s: not renewed yet: %s", lease, error)
             except AccessDenied as error:
-                self._conditions.denied(error)
+                self._conditions.denied("renew", error)
             else:
-                self._conditions.denied(None)
+                self._conditions.denied("renew", None)
                 _log.info("lease %s: renewed", lease)
                 return renewed
             await asyncio.sleep(backoff.next_s())
@@ -250,16 +250,21 @@ class LeaseHolder:
                 return self._reader.view(leases.kvs, records.kvs, leases.revision)
 
     @asynccontextmanager
-    async def _granted(self) -> AsyncIterator[tuple[Grant, float]]:
-        """A new etcd lease and when it expires; revoked, with all keys on it, if what is done with it fails."""
+    async def _granted(self, *, ours: bool) -> AsyncIterator[tuple[Grant, float]]:
+        """A new etcd lease and when it expires; revoked, with all keys on it, if what is done with it fails.
+
+        `ours`: it is for a key that we have. Who is cancelled then cannot know where that key hangs now, and must not
+        lose it: an etcd lease that stays without a key lapses by itself.
+        """
         asked = self._clock()
         grant = await self._client.grant(self._ttl_s)
         try:
             yield grant, asked + grant.ttl_s
-        except BaseException:
-            with suppress(TimeoutError, StoreError):
-                async with asyncio.timeout(_COURTESY_S):
-                    await self._client.revoke(grant.id)
+        except BaseException as error:
+            if not (ours and isinstance(error, asyncio.CancelledError)):
+                with suppress(TimeoutError, StoreError):
+                    async with asyncio.timeout(_COURTESY_S):
+                        await self._client.revoke(grant.id)
             raise
 
     async def _txn(self, guards: Sequence[Guard], then: Sequence[TxnOp], otherwise: Sequence[TxnOp] = ()) -> TxnResult:

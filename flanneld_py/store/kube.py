@@ -5,35 +5,37 @@ as there is a Node object.
 """
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from pathlib import Path
 from random import Random, SystemRandom
+from typing import Final
 
 from flanneld_py.kube.access import KubeAccess
 from flanneld_py.kube.client import KubeClient
 from flanneld_py.kube.listwatch import SILENCE_S, Deleted, Listed, ListWatch
 from flanneld_py.model.lease import Lease, LeaseAttrs, LeaseMessage, Snapshot
-from flanneld_py.store.base import LeaseRequest, PublicWishes, Report
+from flanneld_py.store.base import Condition, LeaseRequest, PublicWishes, Report
 from flanneld_py.store.conditions import Conditions
 from flanneld_py.store.kube_codec import Names
 from flanneld_py.store.kube_config import ConfigFile
 from flanneld_py.store.kube_own import NODES, PATIENCE_S, NodeRef, OwnNode
 from flanneld_py.store.kube_view import NodeReader, NodeTable, Seen
 
-_log = logging.getLogger(__name__)
-
 ALLOC = "alloc"
 _ALONE_S = (50.0, 70.0)
 """How often a node that has no peers looks whether its slice is still its own."""
+DOUBT_S: Final = (10.0, 20.0)
+_DOUBTS: Final = 3
+"""How often a list without nodes is not believed."""
 
 
 class KubeStore:
     """LeaseStore and OwnedNode. `rng` spreads retries, `clock` gives Unix seconds.
 
-    `patience_s`: how long to wait for a slice before an Event is written; `silence_s`: for a word on a watch.
+    `patience_s`: how long to wait for a slice before an Event is written; `silence_s`: for a word on a watch;
+    `doubt_s`: from and to, before nodes are listed again where there were none.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class KubeStore:
         clock: Callable[[], float] = time.time,
         patience_s: float = PATIENCE_S,
         silence_s: float = SILENCE_S,
+        doubt_s: tuple[float, float] = DOUBT_S,
     ) -> None:
         self._rng = rng or SystemRandom()
         self._conditions = Conditions(report, "the Kubernetes API answers")
@@ -59,6 +62,7 @@ class KubeStore:
         )
         self._reader = NodeReader(names, self._own.lease_in)
         self._silence_s = silence_s
+        self._doubt_s = doubt_s
         self._backend = ""
 
     def describe(self) -> str:
@@ -96,14 +100,17 @@ class KubeStore:
     async def _watch_all(self) -> AsyncGenerator[LeaseMessage, None]:
         conversation = ListWatch(self._reader.read, self._rng, silence_s=self._silence_s)
         table = NodeTable(await self._own.name())
-        doubted = False
+        doubts = 0
         async with aclosing(self._client.follow("list nodes", NODES, conversation)) as messages:
             async for message in messages:
                 if isinstance(message, Listed):
-                    doubted = self._is_doubtful(message, table) and not doubted
-                    if doubted:
+                    if doubts < _DOUBTS and self._is_doubtful(message, table):
+                        doubts += 1
+                        await asyncio.sleep(self._rng.uniform(*self._doubt_s))
                         conversation.relist()
                         continue
+                    doubts = 0
+                    self._conditions.missing("nodes", None)
                     yield table.replace(message.objects)
                     continue
                 seen = message.object
@@ -114,7 +121,9 @@ class KubeStore:
         """A server whose database is not there yet lists nothing, and would take the network from all pods."""
         if listed.objects or not len(table):
             return False
-        _log.warning("the Kubernetes API lists no node, and %d leases were known: asking again", len(table))
+        message = "the Kubernetes API lists no node; the leases known before are kept for now"
+        hint = "is its etcd restored, and the right one? kubectl get nodes"
+        self._conditions.missing("nodes", Condition(False, message, hint))
         return True
 
     async def _watch_own(self) -> AsyncGenerator[LeaseMessage, None]:

@@ -47,12 +47,13 @@ class ConfigFile:
         except OSError as error:
             if self._text is None:
                 self._conditions.missing(
+                    "config",
                     Condition(
                         False,
                         f"cannot read the network configuration {self.path}: {error.strerror}",
                         f"mount the ConfigMap there, or give another --net-config-path; such as {EXAMPLE}",
-                    )
+                    ),
                 )
             return None
-        self._conditions.missing(None)
+        self._conditions.missing("config", None)
         return text

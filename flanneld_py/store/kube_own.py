@@ -104,7 +104,7 @@ class OwnNode:
             hint = "POD_NAME and POD_NAMESPACE must be those of this pod; or set NODE_NAME"
             try:
                 path = f"/api/v1/namespaces/{self._ref.namespace}/pods/{self._ref.pod}"
-                name = decode_pod_node(await self._client.get(f"get pod {pod}", path))
+                name = await self._client.get(f"get pod {pod}", path, decode_pod_node)
             except Refused as error:
                 raise StoreError(error.message, hint=hint) from None
             if not name:
@@ -116,7 +116,7 @@ class OwnNode:
     async def _get(self) -> Node | None:
         name = await self.name()
         try:
-            return decode_node(await self._client.get(f"get node {name}", f"{NODES}/{name}"))
+            return await self._client.get(f"get node {name}", f"{NODES}/{name}", decode_node)
         except Refused as error:
             if error.status != 404:
                 raise
@@ -189,7 +189,7 @@ class OwnNode:
             _log.info("node %s: published already", node.name)
             return
         body = json.dumps({"metadata": {"annotations": changes}}, ensure_ascii=False).encode()
-        await self._client.patch(f"patch nodes/status of {node.name}", f"{NODES}/{node.name}/status", body)
+        await self._client.patch(f"patch nodes/status of {node.name}", f"{NODES}/{node.name}/status", body, decode_node)
         _log.info("node %s: published %s", node.name, ", ".join(sorted(changes)))
 
     async def _pause(self) -> None:
@@ -218,11 +218,11 @@ class OwnNode:
             teller = group.create_task(self._tell_events(waiting))
             try:
                 while waiting.node is None or waiting.reason is not None:
-                    self._conditions.missing(waiting.reason)
+                    self._conditions.missing("node", waiting.reason)
                     await self._next(waiting, judge)
             finally:
                 teller.cancel()
-                self._conditions.missing(None)
+                self._conditions.missing("node", None)
         return waiting.node
 
     async def _next(self, waiting: "_Waiting", judge: Callable[[Node | None], Condition | None]) -> None:
@@ -238,7 +238,7 @@ class OwnNode:
                 waiting.reason = judge(waiting.node)
                 if waiting.reason is None:
                     return
-                self._conditions.missing(waiting.reason)
+                self._conditions.missing("node", waiting.reason)
 
     async def _tell_events(self, waiting: "_Waiting") -> None:
         """Put it where operators look who know nothing of us: `kubectl describe node`."""
@@ -272,7 +272,7 @@ class OwnNode:
         name = await self.name()
         try:
             body = json.dumps({"status": {"conditions": [condition]}}).encode()
-            await self._client.patch(f"patch nodes/status of {name}", f"{NODES}/{name}/status", body)
+            await self._client.patch(f"patch nodes/status of {name}", f"{NODES}/{name}/status", body, decode_node)
         except Refused as error:
             _log.warning("the condition NetworkUnavailable of node %s is not cleared: %s", name, error.message)
 

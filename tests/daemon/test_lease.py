@@ -1,6 +1,7 @@
 """The node's own lease, taken away or changed in etcd under a running daemon."""
 
 import json
+import time
 
 import pytest
 
@@ -91,6 +92,22 @@ def test_a_lease_that_is_made_a_reservation_stays_and_is_shown_so(ground: Ground
     daemon.ready()
     assert own_key(daemon) == key
     assert daemon.status()["reserved"]
+
+
+def test_a_reservation_that_is_made_a_lease_is_renewed_at_once(ground: Ground) -> None:
+    daemon = started(ground)
+    key = own_key(daemon)
+    value = ground.read(key)[key]
+    ground.put(key, value)
+    eventually("it is a reservation", lambda: daemon.status()["reserved"], daemon.log)
+    daemon.stop()
+    daemon.ready()
+    assert daemon.status()["expires"] is None
+    theirs = ground.field.etcd("lease/grant", TTL="600")["ID"]
+    ground.put(key, value, lease=theirs)
+    eventually("it is ours", lambda: ground.records(key)[0].get("lease") not in (None, theirs), daemon.log)
+    eventually("it has an expiry", lambda: (daemon.status()["expires"] or 0) > time.time() + 80_000, daemon.status)
+    assert not daemon.status()["reserved"]
 
 
 def test_the_same_subnet_comes_back_after_a_stop_and_its_lease_has_gone(ground: Ground) -> None:

@@ -244,6 +244,53 @@ async def test_cancelled_acquire_leaves_no_key(etcd: Server, prefix: str, stores
     assert keys(etcd, prefix) == []
 
 
+def hold_answers(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Transactions that write are carried out by etcd, and then no answer comes. Set once one is."""
+    carried_out = asyncio.Event()
+
+    async def unary(channel: Any, rpc: Rpc, message: Message, metadata: Any) -> Message:
+        answer = await real_unary(channel, rpc, message, metadata)
+        if rpc is TXN and any(op.HasField("request_put") for op in message.success):
+            carried_out.set()
+            await asyncio.Event().wait()
+        return answer
+
+    real_unary = transport.unary
+    monkeypatch.setattr(transport, "unary", unary)
+    return carried_out
+
+
+@pytest.mark.parametrize("again", ["renew", "acquire"])
+async def test_cancelled_while_our_key_moves_to_a_new_etcd_lease_the_key_stays(
+    etcd: Server, prefix: str, stores: Stores, again: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by SIGTERM: the daemon that comes next finds the lease."""
+    store = stores(etcd, prefix)
+    lease = await store.acquire(request(1))
+    carried_out = hold_answers(monkeypatch)
+    task = asyncio.ensure_future(store.renew(lease) if again == "renew" else store.acquire(request(1)))
+    async with asyncio.timeout(20):
+        await carried_out.wait()
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+    assert keys(etcd, prefix) == [f"{prefix}/nodes/{lease.key}", f"{prefix}/subnets/{lease.key}"]
+
+
+async def test_cancelled_while_a_new_key_is_written_it_goes(
+    etcd: Server, prefix: str, stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = lease_ids(etcd)
+    carried_out = hold_answers(monkeypatch)
+    task = asyncio.ensure_future(stores(etcd, prefix).acquire(request(1)))
+    async with asyncio.timeout(20):
+        await carried_out.wait()
+    task.cancel()
+    await asyncio.wait([task])
+    assert keys(etcd, prefix) == []
+    assert lease_ids(etcd) == before
+
+
 @pytest.fixture
 def lose_answers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Every other transaction is carried out by etcd, and then its answer is lost."""

@@ -188,3 +188,27 @@ async def test_permission_lost_under_the_watch_is_told_and_waited_for(
         server.ctl("--user=root:pw", *may)
         assert await pending == Snapshot((own,))
     assert reports.seen[-1].ok
+
+
+async def test_authentication_turned_on_under_the_configuration_is_told_and_waited_for(
+    servers: Callable[..., Server], stores: Stores, reports: Reports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flanneld_py.store.etcd._DENIED_WAIT_S", 0.1)
+    server = servers().start()
+    for words in ("put /p/config one", "user add root:pw", "user grant-role root root"):
+        server.ctl(*words.split())
+    store = stores(server, "/p")
+    assert await store.config() == "one"
+    server.ctl("put", "/p/config", "two")
+    async with aclosing(store.watch_config()) as texts, asyncio.timeout(60):
+        assert await anext(texts) == "two"
+        pending = asyncio.ensure_future(anext(texts))
+        server.ctl("auth", "enable")
+        server.end()
+        server.start()
+        assert "--etcd-username" in (await reports.until(bad("user name is empty"))).hint
+        server.ctl("--user=root:pw", "put", "/p/config", "three")
+        assert not pending.done()
+        server.ctl("--user=root:pw", "auth", "disable")
+        assert await pending == "three"
+    assert reports.seen[-1].ok

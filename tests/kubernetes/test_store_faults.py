@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +18,7 @@ from flanneld_py.store.kube import KubeStore
 from tests.etcd.conftest import Reports, bad
 from tests.kubernetes.cluster import Cluster
 from tests.kubernetes.proxy import Answer, End, Fault, FaultProxy, Request, Spoil, gone, status
-from tests.kubernetes.stores import Stores, ask, go_annotations, lease
+from tests.kubernetes.stores import PREFIX, Stores, ask, go_annotations, lease
 
 DEADLINE_S = 30
 EXPIRED = status(410, "Expired", "The provided continue parameter is too old")
@@ -153,6 +154,42 @@ async def test_a_list_that_failed_is_asked_for_again(
     assert not all(report.ok for report in reports.seen) and reports.seen[-1].ok
 
 
+PORTAL = Answer(200, b"<html>portal</html>", {"Content-Type": "text/html"})
+
+
+@pytest.mark.parametrize("of", [lambda request: request.target.endswith("/nodes/n1"), is_patch], ids=["get", "patch"])
+async def test_what_is_no_node_is_named_and_asked_for_again(
+    cluster: Cluster, stores: Stores, proxy: FaultProxy, reports: Reports, of: Callable[[Request], bool]
+) -> None:
+    cluster.add_node("n1", pod_networks=["10.244.1.0/24"])
+    proxy.plan(PORTAL, of, times=2)
+    assert await stores.make("n1", proxy=proxy, reports=reports).acquire(ask(1)) == lease(1, "10.244.1.0/24")
+    told = await reports.until(bad("what answers for the Kubernetes API is not it"))
+    assert "portal" in told.hint and "\n" not in told.message
+    assert reports.seen[-1].ok
+    assert cluster.annotations("n1")[f"{PREFIX}public-ip"] == "192.0.2.1"
+
+
+async def test_a_kubeconfig_that_is_spoilt_while_we_run_is_told_and_read_again(
+    cluster: Cluster, stores: Stores, proxy: FaultProxy, reports: Reports, tmp_path: Path
+) -> None:
+    own(cluster)
+    path, text = tmp_path / "spoilt", cluster.kubeconfig.read_text()
+    path.write_text(text)
+    access = KubeAccess(kubeconfig=path, api_url=proxy.url)
+    async with watching(stores.make("n1", access=access, reports=reports)) as heard:
+        await proxy.seen(is_watch)
+        path.write_text(text.replace("LS0t", "\u00fc", 1))
+        assert path.read_text() != text
+        proxy.cut()
+        told = await reports.until(bad("its certificate-authority-data is not base64"))
+        assert str(path) in told.message
+        path.write_text(text)
+        change = peer(cluster, 2)
+        assert await heard.next() == change
+    assert reports.seen[-1].ok
+
+
 @pytest.mark.parametrize(
     "fault",
     [
@@ -212,15 +249,40 @@ async def test_the_answer_to_a_write_is_lost(cluster: Cluster, stores: Stores, p
     assert await stores.make("n1", proxy=proxy).acquire(ask(1)) == lease(1, "10.244.1.0/24")
 
 
-async def test_an_empty_list_is_doubted_once(cluster: Cluster, stores: Stores, proxy: FaultProxy) -> None:
+NOTHING = Answer(200, {"kind": "NodeList", "metadata": {"resourceVersion": "1"}, "items": []})
+
+
+async def test_empty_lists_are_doubted(cluster: Cluster, stores: Stores, proxy: FaultProxy, reports: Reports) -> None:
     """A server in front of a database that is being restored; no node at all would end the network of all pods."""
     own(cluster)
-    nothing = Answer(200, {"kind": "NodeList", "metadata": {"resourceVersion": "1"}, "items": []})
-    proxy.plan(nothing, is_list, skip=1, times=1)
+    proxy.plan(NOTHING, is_list, skip=1, times=3)
     proxy.plan(Answer(410, EXPIRED), is_watch, times=1)
-    async with watching(stores.make("n1", proxy=proxy)) as heard:
+    async with watching(stores.make("n1", proxy=proxy, reports=reports, doubt_s=(0.0, 0.0))) as heard:
         assert leases_in(await heard.next()) == {lease(1, "10.244.1.0/24")}
-        assert len([request for request in proxy.requests if request.is_list]) == 3
+        assert len([request for request in proxy.requests if request.is_list]) == 5
+    assert [report.ok for report in reports.seen if "lists no node" in report.message] == [False]
+    assert reports.seen[-1].ok
+
+
+async def test_an_empty_list_that_stays_is_believed(cluster: Cluster, stores: Stores, proxy: FaultProxy) -> None:
+    own(cluster)
+    proxy.plan(NOTHING, is_list, skip=1, times=4)
+    proxy.plan(Answer(410, EXPIRED), is_watch, times=1)
+    async with watching(stores.make("n1", proxy=proxy, doubt_s=(0.0, 0.0))) as heard:
+        assert leases_in(await heard.next()) == set()
+
+
+async def test_an_empty_list_is_not_asked_for_again_at_once(
+    cluster: Cluster, stores: Stores, proxy: FaultProxy
+) -> None:
+    """The same server would say the same, a moment later."""
+    own(cluster)
+    proxy.plan(NOTHING, is_list, skip=1, times=None)
+    proxy.plan(Answer(410, EXPIRED), is_watch, times=1)
+    begin = time.monotonic()
+    async with watching(stores.make("n1", proxy=proxy, doubt_s=(0.5, 0.6))) as heard:
+        assert leases_in(await heard.next()) == set()
+    assert time.monotonic() - begin >= 3 * 0.5
 
 
 async def test_the_server_restarts(cluster: Cluster, stores: Stores, reports: Reports) -> None:

@@ -11,7 +11,8 @@ import uvloop
 
 from flanneld_py.model.entry import Address, Desired, Entry, Failure, Link, LinkUp, Op, Scope, Verb, Vxlan
 from flanneld_py.netlink.applier import NetlinkApplier
-from flanneld_py.netlink.links import find_links, read_links
+from flanneld_py.netlink.links import find_links, known_addresses, known_links, read_links
+from flanneld_py.netlink.neighbours import known_fdb, known_neighbours
 from flanneld_py.netlink.netns import in_netns
 from flanneld_py.netlink.socket import NetlinkSocket
 from tests.netns.space import Namespace, counted_calls, udp_socket
@@ -213,3 +214,17 @@ def test_reading_hundreds_of_devices_takes_few_system_calls(node: Namespace) -> 
         links = read_links(sock)
     assert len(links) == before + 300
     assert calls.count < 30
+
+
+async def test_a_device_that_goes_while_the_kernel_is_read_holds_nothing(node: Namespace) -> None:
+    assert await apply(node, (Verb.ADD, LINK), (Verb.ADD, LinkUp("flannel.1"))) == []
+    address = Address("flannel.1", ip_interface("10.5.1.0/32"))
+    assert await apply(node, (Verb.ADD, address)) == []
+    wanted = {address.key: address}
+    with NetlinkSocket(netns=node.path) as sock:
+        links = read_links(sock)
+        assert known_addresses(sock, links, SCOPE, wanted) == wanted
+        node.ip("link", "del", "flannel.1")
+        assert known_addresses(sock, links, SCOPE, wanted) == {}
+        assert known_neighbours(sock, links, {}) == known_fdb(sock, links, {}) == {}
+        assert known_links(read_links(sock), SCOPE, {LINK.key: LINK}) == {}

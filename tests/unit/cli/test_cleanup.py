@@ -1,6 +1,7 @@
 """`flanneld cleanup`: the files and the lock. What it removes from a kernel is shown in tests/daemon."""
 
 import fcntl
+import resource
 from pathlib import Path
 
 import pytest
@@ -61,3 +62,18 @@ def test_a_directory_that_cannot_be_is_told(tmp_path: Path) -> None:
     with pytest.raises(FlannelError, match="cannot use") as caught, rundir.hold(tmp_path / "file"):
         pass
     assert caught.value.hint == "give another --subnet-file"
+
+
+def test_a_lock_that_cannot_be_written_is_told_and_let_go(tmp_path: Path) -> None:
+    """As on a file system that is full: here the process may not make files longer."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        with pytest.raises(FlannelError) as caught, rundir.hold(tmp_path):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.message == f"cannot write {tmp_path / rundir.LOCK}: File too large"
+    assert caught.value.hint == f"see: df {tmp_path}; make room there, or give another --subnet-file"
+    with rundir.hold(tmp_path):
+        pass

@@ -3,12 +3,15 @@ from dataclasses import replace
 from ipaddress import IPv4Address, ip_network
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from flanneld_py.daemon.leasekeeper import LeaseKeeper, renew_at
 from flanneld_py.errors import LeaseLost
 from flanneld_py.model.config import parse_config
 from flanneld_py.model.lease import Lease, LeaseAttrs, NodeIdentity
 from flanneld_py.store.base import LeaseRequest
+from flanneld_py.store.etcd import TTL_S
 
 CONFIG, _ = parse_config('{"Network": "10.244.0.0/16", "Backend": {"Type": "vxlan"}}', "test")
 ATTRS = LeaseAttrs(IPv4Address("192.0.2.1"), None, "vxlan", "{}")
@@ -54,9 +57,16 @@ def keeper(store: ScriptedStore, *, reacquire: bool, now: float = 0.0) -> LeaseK
 
 def test_renewal_is_a_margin_before_expiry_spread_by_jitter() -> None:
     assert renew_at(LEASE, margin_s=60, jitter=0.0) == 940
-    assert renew_at(LEASE, margin_s=60, jitter=0.5) == 937
+    assert renew_at(LEASE, margin_s=60, jitter=0.5) == 943
     assert renew_at(replace(LEASE, reserved=True), margin_s=60, jitter=0.0) is None
     assert renew_at(replace(LEASE, expires=None), margin_s=60, jitter=0.0) is None
+
+
+@given(margin_min=st.integers(1, 1439), jitter=st.floats(0, 1, exclude_max=True))
+def test_a_new_lease_is_not_due(margin_min: int, jitter: float) -> None:
+    """For every --subnet-lease-renew-margin that is taken."""
+    due = renew_at(replace(LEASE, expires=1000.0 + TTL_S), margin_s=margin_min * 60, jitter=jitter)
+    assert due is not None and 1000.0 + TTL_S > due >= 1000.0 + 60
 
 
 async def test_a_due_lease_is_renewed() -> None:
@@ -116,3 +126,18 @@ async def test_what_we_wrote_ourselves_is_no_loss_and_a_reservation_is_kept() ->
     kept.observe(replace(LEASE, reserved=True, expires=None))
     assert kept.lease.reserved
     assert renew_at(kept.lease, margin_s=60, jitter=0) is None
+
+
+@pytest.mark.parametrize("before", [replace(LEASE, expires=None, reserved=True), replace(LEASE, expires=1e9)])
+async def test_a_reservation_that_is_a_lease_again_is_renewed_at_once(before: Lease) -> None:
+    """Whatever was known before of an expiry: an operator has put the key under another etcd lease."""
+    store = ScriptedStore(before)
+    kept = keeper(store, reacquire=False)
+    await kept.acquire()
+    kept.observe(replace(LEASE, reserved=True, expires=None))
+    task = asyncio.create_task(kept.run(ignore))
+    kept.observe(replace(LEASE, expires=None))
+    async with asyncio.timeout(10):
+        await store.renewed.wait()
+    task.cancel()
+    assert (kept.lease.reserved, kept.lease.expires) == (False, 10_000.0)

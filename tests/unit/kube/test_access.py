@@ -93,6 +93,22 @@ def test_nothing_is_given(tmp_path: Path) -> None:
         (KUBECONFIG.replace("{token: hunter2}", "{token: [hunter2]}"), "it has not the shape of a kubeconfig"),
         (KUBECONFIG.replace("{token: hunter2}", "hunter2"), "it has not the shape of a kubeconfig"),
         ("\0hunter2", "it is not YAML"),
+        (
+            KUBECONFIG.replace("certificate-authority: ca.crt", "certificate-authority-data: hunter2"),
+            "its certificate-authority-data is not base64",
+        ),
+        (
+            KUBECONFIG.replace("token: hunter2", "client-certificate-data: hunter2, client-key-data: aGk="),
+            "its client-certificate-data is not base64",
+        ),
+        (
+            KUBECONFIG.replace("token: hunter2", "client-certificate-data: aGk=, client-key-data: hunter\u00fc"),
+            "its client-key-data is not base64",
+        ),
+        (
+            KUBECONFIG.replace("token: hunter2", "client-certificate: u.crt"),
+            "it has a client certificate, and no client key",
+        ),
         ("[" * 20000, "it is not YAML"),
     ],
 )

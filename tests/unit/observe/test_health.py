@@ -40,6 +40,8 @@ def test_peers_in_trouble_make_nobody_unready() -> None:
     assert readiness(replace(READY, peers=3, peers_unreached=2, difference=2, warnings=("w",))).ready
 
 
-def test_a_failed_part_of_the_node_s_own_does() -> None:
-    found = readiness(replace(READY, error="cannot add link flannel.1: no memory", hint="free some"))
+@pytest.mark.parametrize("store_ok", [True, False])
+def test_a_failed_part_of_the_node_s_own_does(store_ok: bool) -> None:
+    trouble = replace(READY, blocked=True, error="cannot add link flannel.1: no memory", hint="free some")
+    found = readiness(replace(trouble, store_ok=store_ok))
     assert found == Readiness(False, "flanneld is not ready: cannot add link flannel.1: no memory; free some")

@@ -6,6 +6,9 @@ from dataclasses import replace
 from functools import partial
 from ipaddress import ip_address, ip_network
 
+import pytest
+
+from flanneld_py.errors import KernelError
 from flanneld_py.model.entry import Desired, Entry, Failure, Key, Op, Route, Scope, Sysctl, Verb
 from flanneld_py.reconcile.diff import after
 from flanneld_py.reconcile.loop import Intervals, Progress, Reconciler
@@ -27,9 +30,12 @@ class MemoryKernel:
         self.reads = 0
         self.applied: list[Op] = []
         self.refuse: Callable[[Op], Failure | None] = lambda op: None
+        self.unreadable: list[KernelError] = []
 
     async def known(self, desired: Desired) -> dict[Key, Entry]:
         self.reads += 1
+        if self.unreadable:
+            raise self.unreadable.pop(0)
         return dict(self.state)
 
     async def apply(self, ops: Sequence[Op]) -> list[Failure]:
@@ -172,3 +178,62 @@ async def test_difference_tells_and_touches_nothing() -> None:
     bench.kernel.state = {route(9).key: route(9)}
     assert await bench.loop.difference() == (Op(Verb.ADD, route(1)), Op(Verb.DELETE, route(9)))
     assert bench.kernel.applied == []
+
+
+BROKEN = KernelError("the kernel broke off a dump: no buffer space", errno=105)
+
+
+async def test_a_kernel_that_cannot_be_read_is_told_once_and_read_again(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench(route(1))
+    await bench.loop.settle()
+    bench.kernel.unreadable = [BROKEN, BROKEN, BROKEN]
+    bench.kernel.state = {}
+    caplog.set_level("INFO")
+    task = asyncio.create_task(bench.loop.run())
+    bench.loop.look_again()
+    await bench.passes_until(partial(is_mended, bench))
+    task.cancel()
+    assert bench.kernel.reads == 5
+    assert [message for message in caplog.messages if "kernel" in message] == [
+        f"cannot compare the kernel with what we want, and try again: {BROKEN}",
+        "mended: the kernel is read again",
+    ]
+
+
+async def test_facts_that_cannot_be_read_are_asked_for_again() -> None:
+    bench = Bench(route(1))
+    await bench.loop.settle()
+    broken = [BROKEN]
+
+    async def desired(read: bool) -> Desired:
+        if broken:
+            raise broken.pop()
+        return await bench.desired(read)
+
+    bench.loop._desired_now = desired
+    bench.entries = (route(2),)
+    task = asyncio.create_task(bench.loop.run())
+    bench.loop.wake()
+    await bench.passes_until(lambda: set(bench.kernel.state) == {route(2).key})
+    task.cancel()
+
+
+async def test_a_kernel_that_never_could_be_read_ends_the_loop() -> None:
+    bench = Bench(route(1))
+    bench.kernel.unreadable = [BROKEN]
+    bench.loop.wake()
+    with pytest.raises(KernelError, match="broke off a dump"):
+        await bench.loop.run()
+
+
+async def test_what_a_pass_ends_with_is_not_taken_for_a_failed_read() -> None:
+    bench = Bench(route(1))
+    await bench.loop.settle()
+
+    def end(progress: Progress) -> None:
+        raise KernelError("cannot add link flannel.1: operation not permitted")
+
+    bench.loop._on_pass = end
+    bench.loop.wake()
+    with pytest.raises(KernelError, match="not permitted"):
+        await bench.loop.run()
