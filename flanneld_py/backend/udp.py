@@ -30,9 +30,12 @@ SMALLEST_MTU = 68
 MOST_SOURCES = 16
 _TRAIN_DATAGRAMS, _TRAIN_BYTES = 64, 65507
 """What goes to the kernel at once, as one train (dataplane/_outbox.h)."""
-_MAX_TCP_HEADER = 320
-"""include/net/tcp.h: what TCP leaves free of the device's gso_max_size, and one byte more."""
-_HEADER_BYTES = 40
+_MOST_LEFT_FREE, _LEAST_LEFT_FREE = 513, 193
+"""Bytes of a device's gso_max_size that TCP does not use (net/core/sock.c sk_dst_gso_max_size): one more than
+MAX_TCP_HEADER of include/net/tcp.h, which depends on the cache lines of the machine and the devices of the kernel."""
+_HEADER_BYTES, _TIMESTAMP_BYTES = 40, 12
+_KERNEL_GSO_BYTES = 65536
+"""include/linux/netdevice.h GSO_LEGACY_MAX_SIZE: what a device has by itself, and most of them at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +126,11 @@ class UdpBackend:
         """Such that a super-packet of a pod's TCP is one full train, where the kernel's 64 KiB would be one and two
         segments more: every train costs a system call's work, however short it is."""
         mtu = self.mtu(node)
-        segments = min(_TRAIN_DATAGRAMS, _TRAIN_BYTES // mtu)
-        return segments * (mtu - _HEADER_BYTES) + _MAX_TCP_HEADER + 1 if "tso" in self.offload else None
+        segments, segment = min(_TRAIN_DATAGRAMS, _TRAIN_BYTES // mtu), mtu - _HEADER_BYTES - _TIMESTAMP_BYTES
+        # Room for segments without timestamps, too, but on no kernel for one segment more with them.
+        room = min(segments * _TIMESTAMP_BYTES, segment - (_MOST_LEFT_FREE - _LEAST_LEFT_FREE) - 1)
+        size = segments * segment + max(0, room) + _MOST_LEFT_FREE
+        return size if "tso" in self.offload and segments > 1 and size < _KERNEL_GSO_BYTES else None
 
     def local_plan(self, own: Lease, node: NodeFacts) -> Plan:
         subnet, local = of_family(own.subnets, 4), node.external.addr4

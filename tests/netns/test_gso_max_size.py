@@ -61,7 +61,7 @@ def super_packets(sender: Namespace, receiver: Namespace) -> list[int]:
         return found
 
 
-@pytest.mark.parametrize("underlay_mtu", [1500, 9000])
+@pytest.mark.parametrize("underlay_mtu", [600, 1500, 9000])
 def test_a_super_packet_is_one_full_train(wire: tuple[Namespace, Namespace], underlay_mtu: int) -> None:
     sender, receiver = wire
     mtu = underlay_mtu - OVERHEAD_BYTES

@@ -41,8 +41,19 @@ def test_one_device_takes_the_whole_network() -> None:
 
 
 def test_pods_send_full_trains_where_super_packets_are_used_at_all() -> None:
-    assert BACKEND.gso_max_size(NODE) == 44 * (1472 - 40) + 321
+    assert BACKEND.gso_max_size(NODE) == 44 * (1472 - 40) + 513
     assert replace(BACKEND, offload=BACKEND.offload - {"tso"}).gso_max_size(NODE) is None
+
+
+def test_a_super_packet_is_never_more_than_a_train_nor_than_a_device_may_have() -> None:
+    for mtu in (*range(400, 2000), *range(2000, 65508, 97), 65507):
+        size = replace(BACKEND, mtu_option=mtu + 28).gso_max_size(NODE)
+        if size is None:
+            assert mtu > 8000
+            continue
+        assert size < 65536
+        segments = {(size - free) // (mtu - headers) for free in (193, 257, 321, 513) for headers in (40, 52)}
+        assert max(segments) == min(64, 65507 // mtu)
 
 
 def test_the_type_is_published_as_upstream_does_and_the_port_beside_it() -> None:
