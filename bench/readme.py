@@ -1,6 +1,7 @@
 """Puts the report of a run of `paths` into the README: the section's tables, and one small plot beside this file."""
 
 import argparse
+import re
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -53,8 +54,10 @@ def block(results: Results) -> list[str]:
         raise UsageError(f"the run did not measure {', '.join(missing)}", hint="python -m bench paths, without --paths")
     quiet, turns = quiet_share(results.rounds)
     rounds = max(one.number for one in results.rounds)
+    # Where its files went is nobody's business but the measurer's.
+    command = re.sub(r" --out[= ]\S+", "", results.command)
     return [
-        f"{publish.facts(results)}; `{results.command}`, {results.started[:10]}, {rounds} rounds, {quiet} of {turns} "
+        f"{publish.facts(results)}; `{command}`, {results.started[:10]}, {rounds} rounds, {quiet} of {turns} "
         "turns begun on a quiet machine. Both nodes, pods and load are on this one machine.",
         "",
         *grid((("userspace `udp`", "against flannel's `udp`", "against kernel VXLAN"), *_ratio_rows(results))),

@@ -1,5 +1,6 @@
 """The README's section, as a run writes it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,11 @@ def test_ratios_are_those_of_the_report() -> None:
     assert "| half round trip on an idle machine, median | 0.5 x | 1.75 x |" in lines
     assert not any(line.startswith("| TCP, four streams") for line in lines)
     assert lines[-1].endswith("(bench/how-fast.png)")
+
+
+def test_the_measurers_folders_are_not_told() -> None:
+    lines = block(replace(RUN, command="python -m bench paths --quick --out /tmp/mine --rounds 5"))
+    assert "`python -m bench paths --quick --rounds 5`" in lines[0]
 
 
 def test_a_run_without_one_of_the_three_is_refused() -> None:
