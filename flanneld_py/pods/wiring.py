@@ -106,7 +106,7 @@ def check_host(sock: NetlinkSocket, network: Network) -> None:
         raise NotForUs(f"{accepts} is not 0, and cannot be set")
     for net in network.ranges if network.gateway else ():
         path = _FORWARDING[net.version]
-        if _read(path) != "1" and not os.access(path, os.W_OK):
+        if _read(path) != "1" and not _may_write(path):
             raise NotForUs(f"{path} is not 1, and cannot be set")
 
 
