@@ -15,6 +15,7 @@ from typing import Any
 
 from flanneld_py.dataplane.peer import is_elsewhere, peer_pid
 from flanneld_py.errors import FlannelError
+from flanneld_py.observe.connections import Connections
 
 log = logging.getLogger(__name__)
 
@@ -47,14 +48,6 @@ async def listening(directory: Path, answers: Mapping[str, Answer]) -> AsyncIter
     finally:
         os.umask(mask)
 
-    asked: set[asyncio.Task[None]] = set()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # A task of our own: the server's would log its cancellation as an error.
-        task = asyncio.create_task(converse(reader, writer))
-        asked.add(task)
-        task.add_done_callback(asked.discard)
-
     async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             async with asyncio.timeout(PATIENCE_S):
@@ -65,21 +58,15 @@ async def listening(directory: Path, answers: Mapping[str, Answer]) -> AsyncIter
                 await writer.drain()
         except (OSError, TimeoutError, ValueError) as error:
             log.debug("a question on %s was not answered: %s", path, error)
-        finally:
-            writer.close()
 
-    server = await asyncio.start_unix_server(serve, sock=sock, limit=MAX_QUESTION_BYTES)
+    connections = Connections(converse)
+    server = await asyncio.start_unix_server(connections.accept, sock=sock, limit=MAX_QUESTION_BYTES)
     try:
         yield
     finally:
-        server.close()
         path.unlink(missing_ok=True)
-        if asked:
-            # The one that ends us waits for its answer.
-            _, silent = await asyncio.wait(asked, timeout=CLOSING_S)
-            for task in silent:
-                task.cancel()
-            await asyncio.gather(*silent, return_exceptions=True)
+        # The one that ends us waits for its answer.
+        await connections.end(server, CLOSING_S)
 
 
 async def _reply(line: bytes, answers: Mapping[str, Answer]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
 from flanneld_py.errors import FlannelError
+from flanneld_py.observe.connections import Connections
 
 log = logging.getLogger(__name__)
 
@@ -73,13 +74,16 @@ async def serving(ip: IPv4Address | IPv6Address, port: int, routes: Routes) -> A
 
     FlannelError: the address or the port cannot be had.
     """
-    probes = _Probes(routes)
-    server = await asyncio.start_server(probes.serve, sock=_listener(ip, port), limit=MAX_HEAD_BYTES)
+
+    async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await _converse(reader, writer, routes)
+
+    connections = Connections(converse, MAX_CONNECTIONS)
+    server = await asyncio.start_server(connections.accept, sock=_listener(ip, port), limit=MAX_HEAD_BYTES)
     try:
         yield int(server.sockets[0].getsockname()[1])
     finally:
-        server.close()
-        await probes.end()
+        await connections.end(server)
 
 
 def _listener(ip: IPv4Address | IPv6Address, port: int) -> socket.socket:
@@ -102,46 +106,22 @@ def _listener(ip: IPv4Address | IPv6Address, port: int) -> socket.socket:
     return sock
 
 
-class _Probes:
-    """The connections that are open, oldest first."""
+async def _converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, routes: Routes) -> None:
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            writer.write(await _reply(reader, routes))
+            writer.write_eof()
+            # Closing with input unread would reset the connection, and the answer with it (RFC 9112 section 9.6).
+            for _ in range(16):
+                if not await reader.read(MAX_HEAD_BYTES):
+                    break
+    except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
+        log.debug("a probe was not answered: %s", str(error) or type(error).__name__)
 
-    def __init__(self, routes: Routes) -> None:
-        self._routes = routes
-        self._open: dict[asyncio.Task[None], None] = {}
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # A task of our own: the server's would log its cancellation as an error.
-        task = asyncio.create_task(self._converse(reader, writer))
-        self._open[task] = None
-        task.add_done_callback(lambda done: self._open.pop(done, None))
-        if len(self._open) > MAX_CONNECTIONS:
-            next(iter(self._open)).cancel()
-
-    async def end(self) -> None:
-        tasks = tuple(self._open)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            async with asyncio.timeout(PATIENCE_S):
-                writer.write(await self._reply(reader))
-                writer.write_eof()
-                # Closing with input unread would reset the connection, and the answer with it (RFC 9112 section 9.6).
-                for _ in range(16):
-                    if not await reader.read(MAX_HEAD_BYTES):
-                        break
-        except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
-            log.debug("a probe was not answered: %s", str(error) or type(error).__name__)
-        except asyncio.CancelledError:
-            writer.transport.abort()
-        finally:
-            writer.close()
-
-    async def _reply(self, reader: asyncio.StreamReader) -> bytes:
-        try:
-            return reply((await reader.readuntil(_END)).removesuffix(_END), self._routes)
-        except asyncio.LimitOverrunError:
-            too_large = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-            return _format(Answer(too_large, f"a request has at most {MAX_HEAD_BYTES} bytes"))
+async def _reply(reader: asyncio.StreamReader, routes: Routes) -> bytes:
+    try:
+        return reply((await reader.readuntil(_END)).removesuffix(_END), routes)
+    except asyncio.LimitOverrunError:
+        too_large = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+        return _format(Answer(too_large, f"a request has at most {MAX_HEAD_BYTES} bytes"))
