@@ -116,7 +116,7 @@ def _worker(worker: dict[str, Any]) -> list[str]:
     slow = f" ({worker['why']})" if worker["why"] else ""
     filtered = ", strangers sorted out by the kernel" if worker["filtered"] else ""
     lines = [
-        f"  worker     pid {worker['pid']}, {worker['pump']} pump{slow}, "
+        f"  worker     pid {worker['pid']}, {worker['pump']} pump{slow}, lanes: {worker['lanes']}, "
         f"offload {'+'.join(worker['offload']) or 'none'}{filtered}"
     ]
     for name in ("outbound", "inbound"):

@@ -46,9 +46,6 @@ void io_encap_free(struct io_encap *encap);
 enum io_status io_encap_run(struct io_encap *encap, const struct pump_table *table, int tun, int sock,
                             unsigned batches);
 
-/* The same for as long as @wake is not readable: wait for what is missing, and run again. */
-enum io_status io_encap_serve(struct io_encap *encap, const struct pump_table *table, int tun, int sock, int wake);
-
 /* Whether packets are held that the socket did not take yet. */
 bool io_encap_pending(const struct io_encap *encap);
 const struct io_counters *io_encap_counters(const struct io_encap *encap);
@@ -64,12 +61,18 @@ void io_decap_free(struct io_decap *decap);
 /* Move packets from the socket to the TUN device, at most @batches batches. Both descriptors must not block. */
 enum io_status io_decap_run(struct io_decap *decap, const struct pump_table *table, int tun, int sock,
                             unsigned batches);
-enum io_status io_decap_serve(struct io_decap *decap, const struct pump_table *table, int tun, int sock, int wake);
 const struct io_counters *io_decap_counters(const struct io_decap *decap);
 int io_decap_failed(const struct io_decap *decap);
 
 /* Which protocols are merged, as long as the kernel takes the super-packets. */
 bool io_decap_merges(const struct io_decap *decap, bool tcp);
 void io_decap_set_merges(struct io_decap *decap, bool tcp, bool enabled);
+
+/* Both directions for as long as @wake is not readable: run, wait for what is missing, and run again.
+ *
+ * Return: 0, or the errno of a descriptor that is of no use any more
+ */
+int io_serve(struct io_encap *encap, const struct pump_table *outward, struct io_decap *decap,
+             const struct pump_table *inward, int tun, int sock, int wake);
 
 #endif

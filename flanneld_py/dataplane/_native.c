@@ -97,15 +97,11 @@ static PyObject *pump_begin(PumpObject *self)
 	return Py_NewRef(self->table);
 }
 
-static PyObject *pump_end(PumpObject *self, PyObject *held, enum io_status status)
+static void pump_end(PumpObject *self, PyObject *held)
 {
 	self->running = false;
 	self->counters = self->encap != NULL ? *io_encap_counters(self->encap) : *io_decap_counters(self->decap);
 	Py_DECREF(held);
-	if (status != IO_FAILED)
-		return PyLong_FromLong(status);
-	errno = self->encap != NULL ? io_encap_failed(self->encap) : io_decap_failed(self->decap);
-	return PyErr_SetFromErrno(PyExc_OSError);
 }
 
 static PyObject *pump_run(PyObject *object, PyObject *args, PyObject *kwargs)
@@ -127,28 +123,39 @@ static PyObject *pump_run(PyObject *object, PyObject *args, PyObject *kwargs)
 	else
 		status = io_decap_run(self->decap, table, tun, sock, batches);
 	Py_END_ALLOW_THREADS
-	return pump_end(self, held, status);
+	pump_end(self, held);
+	if (status != IO_FAILED)
+		return PyLong_FromLong(status);
+	errno = self->encap != NULL ? io_encap_failed(self->encap) : io_decap_failed(self->decap);
+	return PyErr_SetFromErrno(PyExc_OSError);
 }
 
-static PyObject *pump_serve(PyObject *object, PyObject *args, PyObject *kwargs)
+static PyObject *encap_serve(PyObject *object, PyObject *args, PyObject *kwargs)
 {
-	static char *names[] = {"tun_fd", "sock_fd", "wake_fd", NULL};
-	PumpObject *self = (PumpObject *)object;
+	static char *names[] = {"decap", "tun_fd", "sock_fd", "wake_fd", NULL};
+	ModuleState *state = PyType_GetModuleState(Py_TYPE(object));
+	PumpObject *self = (PumpObject *)object, *other;
 	int tun, sock, wake;
-	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iii:serve", names, &tun, &sock, &wake))
+	if (state == NULL || !PyArg_ParseTupleAndKeywords(args, kwargs, "O!iii:serve", names, state->decap, &other, &tun,
+	                                                  &sock, &wake))
 		return NULL;
-	PyObject *held = pump_begin(self);
-	if (held == NULL)
+	PyObject *outward = pump_begin(self);
+	PyObject *inward = outward == NULL ? NULL : pump_begin(other);
+	if (inward == NULL && outward != NULL)
+		pump_end(self, outward);
+	if (inward == NULL)
 		return NULL;
-	const struct pump_table *table = &((TableObject *)held)->table;
-	enum io_status status;
+	const struct pump_table *out = &((TableObject *)outward)->table, *in = &((TableObject *)inward)->table;
+	int failed;
 	Py_BEGIN_ALLOW_THREADS
-	if (self->encap != NULL)
-		status = io_encap_serve(self->encap, table, tun, sock, wake);
-	else
-		status = io_decap_serve(self->decap, table, tun, sock, wake);
+	failed = io_serve(self->encap, out, other->decap, in, tun, sock, wake);
 	Py_END_ALLOW_THREADS
-	return pump_end(self, held, status);
+	pump_end(self, outward);
+	pump_end(other, inward);
+	if (failed == 0)
+		Py_RETURN_NONE;
+	errno = failed;
+	return PyErr_SetFromErrno(PyExc_OSError);
 }
 
 static int add_count(PyObject *dict, const char *name, uint64_t value)
@@ -256,14 +263,19 @@ static PyObject *encap_pending(PyObject *object, void *Py_UNUSED(closure))
 	return PyBool_FromLong(!self->running && io_encap_pending(self->encap));
 }
 
-static PyMethodDef pump_methods[] = {
-	{"run", (PyCFunction)(void (*)(void))pump_run, METH_VARARGS | METH_KEYWORDS,
-	 "Move packets until a descriptor is drained or the budget of batches is used up; returns a Status."},
-	{"serve", (PyCFunction)(void (*)(void))pump_serve, METH_VARARGS | METH_KEYWORDS,
-	 "Move packets as they come until the descriptor that wakes is readable; returns the last Status."},
-	{"counters", pump_counters, METH_NOARGS, "The counters as of the end of the last run."},
+#define PUMP_METHODS                                                                                                   \
+	{"run", (PyCFunction)(void (*)(void))pump_run, METH_VARARGS | METH_KEYWORDS,                                   \
+	 "Move packets until a descriptor is drained or the budget of batches is used up; returns a Status."},         \
+	{"counters", pump_counters, METH_NOARGS, "The counters as of the end of the last run."}
+
+static PyMethodDef encap_methods[] = {
+	PUMP_METHODS,
+	{"serve", (PyCFunction)(void (*)(void))encap_serve, METH_VARARGS | METH_KEYWORDS,
+	 "Move packets both ways, with a Decap, as they come until the descriptor that wakes is readable."},
 	{NULL, NULL, 0, NULL},
 };
+
+static PyMethodDef decap_methods[] = {PUMP_METHODS, {NULL, NULL, 0, NULL}};
 
 static PyGetSetDef encap_getset[] = {
 	{"table", pump_get_table, pump_set_table, "Replaced as a whole; a running call goes on with the old one.", NULL},
@@ -285,7 +297,7 @@ static PyGetSetDef decap_getset[] = {
 static PyType_Slot encap_slots[] = {
 	{Py_tp_new, encap_new},
 	{Py_tp_dealloc, pump_dealloc},
-	{Py_tp_methods, pump_methods},
+	{Py_tp_methods, encap_methods},
 	{Py_tp_getset, encap_getset},
 	{Py_tp_doc, "TUN device to UDP socket."},
 	{0, NULL},
@@ -294,7 +306,7 @@ static PyType_Slot encap_slots[] = {
 static PyType_Slot decap_slots[] = {
 	{Py_tp_new, decap_new},
 	{Py_tp_dealloc, pump_dealloc},
-	{Py_tp_methods, pump_methods},
+	{Py_tp_methods, decap_methods},
 	{Py_tp_getset, decap_getset},
 	{Py_tp_doc, "UDP socket to TUN device."},
 	{0, NULL},

@@ -88,15 +88,14 @@ class _Counters:
         return {**asdict(self), "drops": tuple(self.drops)}
 
 
-def await_work(status: Status, in_fd: int, sock_fd: int, wake_fd: int) -> bool:
-    """Wait for what `status` asks for; whether to go on, False once `wake_fd` is readable."""
+def await_work(out: Status, into: Status, tun_fd: int, sock_fd: int, wake_fd: int) -> bool:
+    """Wait for what the directions ask for; whether to go on, False once `wake_fd` is readable."""
     waiter = poll()
     waiter.register(wake_fd, POLLIN)
-    if status is Status.BLOCKED:
-        waiter.register(sock_fd, POLLOUT)
-    else:
-        waiter.register(in_fd, POLLIN)
-    return all(fd != wake_fd for fd, _ in waiter.poll(0 if status is Status.MORE else None))
+    if out is not Status.BLOCKED:
+        waiter.register(tun_fd, POLLIN)
+    waiter.register(sock_fd, POLLIN | POLLOUT if out is Status.BLOCKED else POLLIN)
+    return all(fd != wake_fd for fd, _ in waiter.poll(0 if Status.MORE in {out, into} else None))
 
 
 @contextmanager
@@ -151,11 +150,11 @@ class Encap:
                 status = Status.DRAINED if drained else Status.MORE
         return status
 
-    def serve(self, tun_fd: int, sock_fd: int, wake_fd: int) -> Status:
-        while True:
-            status = self.run(tun_fd, sock_fd)
-            if not await_work(status, tun_fd, sock_fd, wake_fd):
-                return status
+    def serve(self, decap: "Decap", tun_fd: int, sock_fd: int, wake_fd: int) -> None:
+        going = True
+        while going:
+            into, out = decap.run(tun_fd, sock_fd), self.run(tun_fd, sock_fd)
+            going = await_work(out, into, tun_fd, sock_fd, wake_fd)
 
     def _read_batch(self, tun_fd: int) -> bool:
         """Whether there is nothing more to read."""
@@ -294,12 +293,6 @@ class Decap:
                         self._write(tun_fd, train)
                 status = Status.DRAINED if drained else Status.MORE
         return status
-
-    def serve(self, tun_fd: int, sock_fd: int, wake_fd: int) -> Status:
-        while True:
-            status = self.run(tun_fd, sock_fd)
-            if not await_work(status, sock_fd, sock_fd, wake_fd):
-                return status
 
     def _receive_batch(self, sock: socket.socket) -> tuple[list[bytes], bool]:
         """(packets that count, whether there is nothing more to read)."""

@@ -1,13 +1,16 @@
-"""What carries packets in a worker: descriptors, a pump for each direction, and what they were loaded with. I/O."""
+"""What carries packets in a worker: lanes, and what they were loaded with. I/O."""
 
 import fcntl
+import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from flanneld_py.dataplane import control, pump
-from flanneld_py.dataplane.directions import Direction, Outbound
+from flanneld_py.dataplane.lane import Lane, processor_of
 from flanneld_py.dataplane.offload import Offload
 from flanneld_py.dataplane.strangers import Strangers, choose_socket, socket_drops
 from flanneld_py.dataplane.wire import Drop
@@ -15,63 +18,70 @@ from flanneld_py.dataplane.wire import Drop
 _TUNSETPERSIST = 0x400454CB
 _TX_DROP = 11  # net/core/net-procfs.c dev_seq_printf_stats
 
+Counters = dict[str, int | tuple[int, ...]]
 
-class Sockets(NamedTuple):
-    """The two of one port, in the order of their binding."""
 
-    pump: socket.socket
+class Descriptors(NamedTuple):
+    """Queues of the TUN device, as many sockets, and the strangers' one."""
+
+    tuns: Sequence[int]
+    pumps: Sequence[socket.socket]
     strangers: socket.socket
+
+    def filenos(self) -> tuple[int, ...]:
+        return (*self.tuns, *(sock.fileno() for sock in self.pumps), self.strangers.fileno())
 
 
 class Carrier:
-    """The sockets are the carrier's own from now on, and so is the descriptor `tun`.
+    """The descriptors are the carrier's own from now on.
 
     `gone` is called, in any thread, when a descriptor is of no use any more.
     """
 
     def __init__(
-        self, tun: int, sockets: Sockets, load: control.Load, base: dict[str, Any], gone: Callable[[OSError], None]
+        self, held: Descriptors, load: control.Load, base: dict[str, Any], gone: Callable[[OSError], None]
     ) -> None:
-        self.tun, self.load = tun, load
-        self.sock, self.strangers = sock, strangers = sockets
+        self.held, self.load = held, load
         self._base = base
-        self._seen = Strangers(strangers, base.get("strangers", 0))
+        self._seen = Strangers(held.strangers, base.get("strangers", 0))
         worker, _ = control.decode_state(load.state)
         self._device = worker.dev
-        self.implementation = pump.choose(worker.pump)
-        offload = Offload(**{name: name in base["offload"] for name in ("tso", "uso", "gso", "gro")})
-        table = self.implementation.table(load.image)
-        self.encap = self.implementation.encap(table, gso=offload.gso)
-        self.decap = self.implementation.decap(table, tcp=offload.tso, udp=offload.uso)
-        self._offload = offload
-        self.filtered = choose_socket(sock, load.filter)
-        self.inbound = Direction("inbound", self.decap, tun, sock.fileno(), gone)
-        self.outbound = Outbound(self.encap, tun, sock.fileno(), gone)
+        self.implementation = made = pump.choose(worker.pump)
+        self._offload = offload = Offload(**{name: name in base["offload"] for name in ("tso", "uso", "gso", "gro")})
+        table = made.table(load.image)
+        self.filtered = choose_socket(held.pumps, load.filter)
+        allowed = os.sched_getaffinity(0)
+        self._lanes = [
+            Lane(
+                (made.encap(table, gso=offload.gso), made.decap(table, tcp=offload.tso, udp=offload.uso)),
+                tun,
+                sock,
+                processor=processor_of(number, len(held.tuns), allowed),
+                gone=gone,
+            )
+            for number, (tun, sock) in enumerate(zip(held.tuns, held.pumps, strict=True))
+        ]
 
     def start(self) -> None:
-        self.inbound.start()
-        self.outbound.start()
+        for lane in self._lanes:
+            lane.start()
 
     async def stop(self) -> None:
-        await self.inbound.stop()
-        await self.outbound.stop()
+        for lane in self._lanes:
+            await lane.stop()
 
     async def reload(self, load: control.Load) -> None:
         table = self.implementation.table(load.image)
-        self.filtered = choose_socket(self.sock, load.filter)
-
-        def outbound() -> None:
-            self.encap.table = table
-            # Trains longer than a way's MTU are refused with an error that may also mean the device (EINVAL before
-            # Linux 6.13): the new table may know the right MTU, so they are tried again.
-            self.encap.gso = self._offload.gso
-
-        def inbound() -> None:
-            self.decap.table = table
-
-        await self.outbound.between(outbound)
-        await self.inbound.between(inbound)
+        self.filtered = choose_socket(self.held.pumps, load.filter)
+        for lane in self._lanes:
+            await lane.between(partial(self._set_table, lane, table))
         self.load = load
+
+    def _set_table(self, lane: Lane, table: Any) -> None:
+        lane.encap.table = lane.decap.table = table
+        # Trains longer than a way's MTU are refused with an error that may also mean the device (EINVAL before
+        # Linux 6.13): the new table may know the right MTU, so they are tried again.
+        lane.encap.gso = self._offload.gso
 
     async def base(self) -> dict[str, Any]:
         """What a worker that carries on after us begins with.
@@ -79,12 +89,16 @@ class Carrier:
         The counters of both directions, on top of what a worker before us has counted, and the offloads that are in
         use now; a refusal of the kernel withdraws some of them while packets flow.
         """
-        sent, gso = await self.outbound.between(lambda: (self.encap.counters(), self.encap.gso))
-        received, tcp, udp = await self.inbound.between(lambda: (self.decap.counters(), self.decap.tcp, self.decap.udp))
-        used = {"tso": tcp, "uso": udp, "gso": gso, "gro": self._offload.gro}
+        sent, received = self._base.get("outbound", {}), self._base.get("inbound", {})
+        used = asdict(self._offload)
+        for lane in self._lanes:
+            out, into, gso, tcp, udp = await lane.between(partial(_read, lane))
+            sent, received = _added(_named(out), sent), _added(_named(into), received)
+            for name, on in (("tso", tcp), ("uso", udp), ("gso", gso)):
+                used[name] = used[name] and on
         return {
-            "outbound": _added(_named(sent), self._base.get("outbound", {})),
-            "inbound": _added(_named(received), self._base.get("inbound", {})),
+            "outbound": sent,
+            "inbound": received,
             "offload": [name for name, on in used.items() if on],
             "strangers": self._seen.count,
         }
@@ -103,12 +117,17 @@ class Carrier:
             "why": self.implementation.why,
             "filtered": self.filtered,
             "seen": self._seen.places,
-            "socket_drops": socket_drops(self.sock),
+            "lanes": len(self._lanes),
+            "socket_drops": sum(map(socket_drops, self.held.pumps)),
             "queue_drops": _queue_drops(self._device),
         }
 
     def remove_device(self) -> None:
-        fcntl.ioctl(self.tun, _TUNSETPERSIST, 0)
+        fcntl.ioctl(self.held.tuns[0], _TUNSETPERSIST, 0)
+
+
+def _read(lane: Lane) -> tuple[Counters, Counters, bool, bool, bool]:
+    return lane.encap.counters(), lane.decap.counters(), lane.encap.gso, lane.decap.tcp, lane.decap.udp
 
 
 def _queue_drops(device: str) -> int:
@@ -120,7 +139,7 @@ def _queue_drops(device: str) -> int:
     return 0
 
 
-def _named(counters: dict[str, int | tuple[int, ...]]) -> dict[str, Any]:
+def _named(counters: Counters) -> dict[str, Any]:
     """`drops` by reason, without the reasons that did not occur."""
     drops = counters["drops"]
     counted = drops if isinstance(drops, tuple) else ()

@@ -3,14 +3,15 @@
 The daemon asks, the worker answers every question once, in order. `word` names the question:
 
     hello                        -> build, pid; the worker is ready to be asked
-    adopt   base + tun, socket, strangers' socket, load, and the baton of a release, if there is one
+    adopt   base, lanes + a queue of the TUN device for each lane, a socket for each, strangers' socket, load, and the
+                          baton of a release, if there is one
                                  -> ok: begins to carry packets; `base`: offloads, and counters to go on from
     load    + load               -> ok: another table
     state   keep                 -> build, worker: whether packets are carried; + load as it was given, if they are;
                                     `keep`: the asker is its daemon from now on, so a linger is over
     stats                        -> counters of both directions, what is active, what the kernel dropped
-    release                      -> base; + tun, socket, strangers' socket, baton: carries no packets now, all that was
-                                    read is sent
+    release                      -> base, lanes; + queues, sockets, strangers' socket, baton: carries no packets now,
+                                    all that was read is sent
     linger  seconds              -> ok: leave after that time, unless a daemon takes it over
     leave   remove               -> ok: end now; `remove`: the TUN device goes too
 
@@ -30,11 +31,12 @@ from struct import Struct
 from typing import Any
 
 from flanneld_py.dataplane import lpm, sockfilter
+from flanneld_py.dataplane.lane import MOST_LANES
 from flanneld_py.model.entry import UdpPeer, UdpWorker
 
-VERSION = 2
+VERSION = 3
 MAX_BYTES = 16384
-MAX_FDS = 5
+MAX_FDS = 2 * MOST_LANES + 3
 
 _LOAD = Struct("=4I")
 _MAGIC = 0x4C554446

@@ -19,8 +19,8 @@ and writes: a virtio_net_hdr (10 bytes) and a packet, or a super-packet that sta
     - MORE: the budget is used up; there may be more to read.
     - BLOCKED (Encap only): the socket is full. What it did not take is kept, in order: stop to read the TUN device, and
       call again when the socket is writable.
-- `serve(tun_fd, sock_fd, wake_fd)`: runs, waits for what the status asks for, and runs again, until `wake_fd` is
-  readable; that is left unread. A steady stream is interrupted within some 1 MiB.
+- `Encap.serve(decap, tun_fd, sock_fd, wake_fd)`: runs both in turn, waits for what their status asks for, and runs
+  them again, until `wake_fd` is readable; that is left unread. A steady stream is interrupted within some 4 MiB.
 - `table`: replaced as a whole by assignment; a call that is running goes on with the old one.
 - `Encap.pending`: whether packets are kept that the socket did not take.
 - `counters()`: as of the end of the last run. `drops` has one number for each `wire.Drop`.
@@ -45,7 +45,6 @@ class Pump(Protocol):
     table: Any
 
     def run(self, tun_fd: int, sock_fd: int, batches: int = 8) -> int: ...
-    def serve(self, tun_fd: int, sock_fd: int, wake_fd: int) -> int: ...
     def counters(self) -> dict[str, int | tuple[int, ...]]: ...
 
 
@@ -54,6 +53,7 @@ class Encap(Pump, Protocol):
 
     @property
     def pending(self) -> bool: ...
+    def serve(self, decap: Any, tun_fd: int, sock_fd: int, wake_fd: int) -> None: ...
 
 
 class Decap(Pump, Protocol):

@@ -10,6 +10,7 @@ import errno
 import socket
 import struct
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,13 +29,14 @@ KEPT_S = 600.0
 
 
 def open_strangers(first: socket.socket) -> socket.socket:
-    """A second socket on the port of `first`, which gets nothing until `choose_socket` says so."""
+    """A second socket on the port of `first`, which gets nothing until `choose_socket` says so; to be opened before
+    further ones for a pump."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _QUEUE_BYTES)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         # Before there are two: without a program the kernel would divide the senders among them.
-        _attach(first, sockfilter.ALL_TO_THE_PUMP)
+        _attach(first, sockfilter.ALL_TO_THE_FIRST)
         # A device merges datagrams before the program is asked: if the socket that their hash falls on wants trains.
         with contextlib.suppress(OSError):  # Linux before 5.0 has none
             sock.setsockopt(SOL_UDP, UDP_GRO, first.getsockopt(SOL_UDP, UDP_GRO))
@@ -45,20 +47,21 @@ def open_strangers(first: socket.socket) -> socket.socket:
     return sock
 
 
-def choose_socket(first: socket.socket, program: bytes) -> bool:
+def choose_socket(pumps: Sequence[socket.socket], program: bytes) -> bool:
     """Let `program` say which socket gets a datagram; False: it says nothing, or too much for this kernel.
 
-    It may be too long for net.core.optmem_max, which was 20 KiB before Linux 6.7. All go to `first` then.
+    It may be too long for net.core.optmem_max, which was 20 KiB before Linux 6.7. None is a stranger's then.
     """
+    which = sockfilter.which_pump(len(pumps))
     if program:
         try:
-            _attach(first, program)
+            _attach(pumps[0], which + program)
         except OSError as error:
             if error.errno not in {errno.ENOMEM, errno.EINVAL, errno.EPERM}:
                 raise
         else:
             return True
-    _attach(first, sockfilter.ALL_TO_THE_PUMP)
+    _attach(pumps[0], which + sockfilter.TO_A_PUMP)
     return False
 
 

@@ -19,12 +19,13 @@ from typing import Any
 
 from flanneld_py.dataplane import control
 from flanneld_py.dataplane.build import BUILD
+from flanneld_py.dataplane.lane import count_lanes
 from flanneld_py.dataplane.link import WorkerError, WorkerGone, WorkerLink, WorkerStuck, closing_all
 from flanneld_py.dataplane.memfile import read_memfile, write_memfile
 from flanneld_py.dataplane.offload import Offload
 from flanneld_py.dataplane.strangers import open_strangers
 from flanneld_py.dataplane.tun import open_tun
-from flanneld_py.dataplane.udpsock import open_udp
+from flanneld_py.dataplane.udpsock import open_beside, open_udp
 from flanneld_py.errors import KernelError
 from flanneld_py.model.entry import Desired, Entry, Failure, Key, Op, UdpPeer, UdpWorker, Verb
 
@@ -130,18 +131,23 @@ class WorkerSupervisor:
             await (await self._connected()).ask("load", [memory])
 
     async def _start(self, worker: UdpWorker, load: control.Load) -> None:
-        """A new worker on a new queue of the device and a new socket."""
+        """A new worker on new queues of the device and new sockets."""
         wanted = Offload(**{name: name in worker.offload for name in ("tso", "uso", "gso", "gro")})
-        tun = open_tun(worker.dev, wanted, persist=True)
-        try:
+        with contextlib.ExitStack() as opened:
+            # First what no other process can have as well: a queue would take packets away from it.
             udp = open_udp(worker.local, worker.port, wanted)
-            with udp.sock, open_strangers(udp.sock) as strangers:
-                offload = tun.offload & udp.offload
-                base = {"offload": [name for name in ("tso", "uso", "gso", "gro") if getattr(offload, name)]}
-                await self._adopt([tun.fd, udp.sock.fileno(), strangers.fileno()], load, base)
-        finally:
-            tun.close()
-        log.info("%s: offload %s, %d bytes of buffer", worker, offload, udp.receive_buffer)
+            opened.enter_context(udp.sock)
+            strangers = opened.enter_context(open_strangers(udp.sock))
+            tuns = []
+            for _ in range(count_lanes()):
+                tuns.append(open_tun(worker.dev, wanted, persist=True))
+                opened.callback(tuns[-1].close)
+            others = [opened.enter_context(open_beside(udp).sock) for _ in tuns[1:]]
+            offload = tuns[0].offload & udp.offload
+            base = {"offload": [name for name in ("tso", "uso", "gso", "gro") if getattr(offload, name)]}
+            fds = [tun.fd for tun in tuns] + [sock.fileno() for sock in (udp.sock, *others, strangers)]
+            await self._adopt(fds, load, base, len(tuns))
+        log.info("%s: offload %s, %d bytes of buffer, %d lanes", worker, offload, udp.receive_buffer, len(tuns))
 
     async def _hand_over(self, load: control.Load) -> None:
         """A new worker on the descriptors of the running one: what is queued on them waits, and is not lost.
@@ -158,7 +164,7 @@ class WorkerSupervisor:
                 await link.end(remove=False)
                 raise
             with closing_all(fds):
-                await self._adopt(fds, load, answer["base"], link)
+                await self._adopt(fds, load, answer["base"], int(answer["lanes"]), link)
         except BaseException:
             old.close()
             raise
@@ -167,14 +173,15 @@ class WorkerSupervisor:
         log.info("the worker of build %s was replaced by one of build %s", old.build, link.build)
 
     async def _adopt(
-        self, fds: Sequence[int], load: control.Load, base: dict[str, Any], link: WorkerLink | None = None
+        self, fds: Sequence[int], load: control.Load, base: dict[str, Any], lanes: int, link: WorkerLink | None = None
     ) -> None:
-        """A new worker (`link`, if it runs already) carries. `fds`: TUN, sockets, and the baton of a release if any."""
+        """A new worker (`link`, if it runs already) carries. `fds`: as in its question, but for the load."""
+        before = 2 * lanes + 1
         link = link or await self._spawn()
         memory = write_memfile("load", load.encode())
         try:
             with closing_all([memory]):
-                answer = await link.ask("adopt", [*fds[:3], memory, *fds[3:]], base=base)
+                answer = await link.ask("adopt", [*fds[:before], memory, *fds[before:]], base=base, lanes=lanes)
         except BaseException:
             await link.end(remove=False)
             self._reap()

@@ -17,7 +17,7 @@ QUEUE_LENGTH = 5000
 
 # include/uapi/linux/if_tun.h
 _TUNSETIFF, _TUNSETPERSIST, _TUNSETOFFLOAD = 0x400454CA, 0x400454CB, 0x400454D0
-_IFF_TUN, _IFF_NO_PI, _IFF_VNET_HDR = 0x0001, 0x1000, 0x4000
+_IFF_TUN, _IFF_MULTI_QUEUE, _IFF_NO_PI, _IFF_VNET_HDR = 0x0001, 0x0100, 0x1000, 0x4000
 _F_CSUM, _F_TSO4, _F_USO4, _F_USO6 = 0x01, 0x02, 0x20, 0x40
 # include/uapi/linux/sockios.h
 _SIOCSIFTXQLEN = 0x8943
@@ -39,7 +39,7 @@ class Tun:
 
 
 def open_tun(name: str, wanted: Offload, *, persist: bool = False, queue_length: int = QUEUE_LENGTH) -> Tun:
-    """The device `name`, made if it is missing, non-blocking and with a virtio_net_hdr before every packet.
+    """A queue of the device `name`, made if it is missing, non-blocking and with a virtio_net_hdr before every packet.
 
     `persist`: it stays when the last descriptor is closed. KernelError if there can be no such device.
     """
@@ -48,7 +48,7 @@ def open_tun(name: str, wanted: Offload, *, persist: bool = False, queue_length:
     except OSError as err:
         raise _cannot(f"open {TUN_PATH}", err) from err
     try:
-        flags = _IFF_TUN | _IFF_NO_PI | _IFF_VNET_HDR
+        flags = _IFF_TUN | _IFF_MULTI_QUEUE | _IFF_NO_PI | _IFF_VNET_HDR
         try:
             made = fcntl.ioctl(fd, _TUNSETIFF, _IFREQ.pack(name.encode(), flags))
         except OSError as err:
@@ -95,8 +95,7 @@ def _cannot(what: str, err: OSError) -> KernelError:
         errno.ENXIO: "load the module: modprobe tun",
         errno.EPERM: "it needs the capability CAP_NET_ADMIN",
         errno.EACCES: "it needs the capability CAP_NET_ADMIN and access to /dev/net/tun",
-        errno.EBUSY: "another process has it open; stop that, or choose another name",
-        errno.EINVAL: "a device of that name is of another kind: ip link delete it, or choose another name",
+        errno.EINVAL: "a device of that name is of another kind, or another program's: ip link delete it",
     }
     code = err.errno or 0
     return KernelError(f"cannot {what}: {err.strerror}", hint=hints.get(code), errno=code)

@@ -42,17 +42,34 @@ def open_udp(address: IPv4Address, port: int, wanted: Offload, *, buffer_bytes: 
             sock.bind((str(address), port))
         except OSError as err:
             raise _cannot_bind(address, port, err) from err
-        # Packets without DF may still be longer than a way's MTU: those leave as fragments, all others with DF set.
-        sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_WANT)
-        return UdpSocket(
-            sock,
-            probe_offload(sock, wanted),
-            _set_buffer(sock, _SO_RCVBUFFORCE, socket.SO_RCVBUF, buffer_bytes),
-            _set_buffer(sock, _SO_SNDBUFFORCE, socket.SO_SNDBUF, buffer_bytes),
-        )
+        return _prepare(sock, wanted, buffer_bytes)
     except BaseException:
         sock.close()
         raise
+
+
+def open_beside(first: UdpSocket, *, buffer_bytes: int = BUFFER_BYTES) -> UdpSocket:
+    """Another socket of the same port, with the same offloads."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        made = _prepare(sock, first.offload, buffer_bytes)
+        sock.bind(first.sock.getsockname())
+        return made
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _prepare(sock: socket.socket, wanted: Offload, buffer_bytes: int) -> UdpSocket:
+    # Packets without DF may still be longer than a way's MTU: those leave as fragments, all others with DF set.
+    sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_WANT)
+    return UdpSocket(
+        sock,
+        probe_offload(sock, wanted),
+        _set_buffer(sock, _SO_RCVBUFFORCE, socket.SO_RCVBUF, buffer_bytes),
+        _set_buffer(sock, _SO_SNDBUFFORCE, socket.SO_SNDBUF, buffer_bytes),
+    )
 
 
 def probe_offload(sock: socket.socket, wanted: Offload, *, release: str | None = None) -> Offload:

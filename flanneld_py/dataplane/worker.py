@@ -1,10 +1,10 @@
-"""The process that carries the udp backend's packets: a thread for each direction, and a loop that hears orders.
+"""The process that carries the udp backend's packets: a thread for each lane, and a loop that hears orders.
 
     python -m flanneld_py.dataplane.worker LISTEN_FD
 
-The daemon opens the TUN device and the UDP socket and hands both over, so this process needs no privilege and gives
-all up. It outlives the daemon: a daemon that ends, or crashes, is a connection that closes, and packets go on; the next
-one connects and finds out what is loaded. `control.py` says what the two say to each other.
+The daemon opens the TUN device's queues and the UDP sockets and hands all of them over, so this process needs no
+privilege and gives all up. It outlives the daemon: a daemon that ends, or crashes, is a connection that closes, and
+packets go on; the next one connects and finds out what is loaded. `control.py` says what the two say to each other.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from typing import Any
 
 from flanneld_py.dataplane import control
 from flanneld_py.dataplane.build import BUILD
-from flanneld_py.dataplane.carrier import Carrier, Sockets
+from flanneld_py.dataplane.carrier import Carrier, Descriptors
 from flanneld_py.dataplane.memfile import read_memfile, write_memfile
 from flanneld_py.dataplane.privileges import drop_all, set_name
 from flanneld_py.dataplane.readiness import readable
@@ -116,15 +116,17 @@ class Worker:
         return {"build": BUILD, "pid": os.getpid()}, ()
 
     async def _adopt(self, fields: dict[str, Any], fds: list[int]) -> Answer:
-        tun, sock, others, memory, *baton = fds
+        lanes = int(fields["lanes"])
+        tuns, socks, (others, memory, *baton) = fds[:lanes], fds[lanes : 2 * lanes], fds[2 * lanes :]
         if self._carrier is not None:
             raise ValueError("this worker carries packets already")
         load = control.Load.decode(read_memfile(memory))
         with contextlib.ExitStack() as undo:
-            kept = Sockets(*(undo.enter_context(socket.socket(fileno=os.dup(fd))) for fd in (sock, others)))
-            kept_tun = os.dup(tun)
-            undo.callback(os.close, kept_tun)
-            carrier = Carrier(kept_tun, kept, load, fields["base"], self._gone)
+            *pumps, strangers = (undo.enter_context(socket.socket(fileno=os.dup(fd))) for fd in (*socks, others))
+            kept = list(map(os.dup, tuns))
+            for fd in kept:
+                undo.callback(os.close, fd)
+            carrier = Carrier(Descriptors(kept, pumps, strangers), load, fields["base"], self._gone)
             undo.pop_all()
         self._carrier = carrier
         self._carrier.start()
@@ -157,8 +159,8 @@ class Worker:
         self._loop.add_reader(self._baton, self._handed_over)
         try:
             await carrier.stop()
-            kept = (carrier.tun, carrier.sock.fileno(), carrier.strangers.fileno())
-            return {"base": await carrier.base()}, (*map(os.dup, kept), given)
+            answer = {"base": await carrier.base(), "lanes": len(carrier.held.tuns)}
+            return answer, (*map(os.dup, carrier.held.filenos()), given)
         except BaseException:
             os.close(given)
             raise

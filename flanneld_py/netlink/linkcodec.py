@@ -36,8 +36,13 @@ _VXLAN_GROUP6, _VXLAN_LOCAL6, _VXLAN_GBP, _VXLAN_COLLECT_METADATA, _VXLAN_GPE = 
 _VXLAN_FOREIGN = (_VXLAN_PROXY, _VXLAN_RSC, _VXLAN_L2MISS, _VXLAN_L3MISS, _VXLAN_COLLECT_METADATA)
 """Flags of a kind of device that `Vxlan` cannot describe: one byte each, present and 0 where they are off."""
 
+_TUN_PERSIST, _TUN_MULTI_QUEUE = 6, 7
+
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
 _IFA_F_TEMPORARY, _IFA_F_DEPRECATED, _IFA_F_PERMANENT = 0x01, 0x20, 0x80
+
+
+SINGLE_QUEUE = "tun of one queue"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +60,8 @@ class VxlanState:
 
 @dataclass(frozen=True, slots=True)
 class LinkState:
-    """A network device as the kernel shows it. `kind` is "" for one that no driver of virtual devices made."""
+    """A network device as the kernel shows it. `kind` is "" for one that no driver of virtual devices made, and
+    SINGLE_QUEUE for a TUN device that stays and can have one queue only."""
 
     index: int
     name: str
@@ -127,7 +133,9 @@ def decode_link(body: bytes) -> LinkState | None:
         return None
     attrs = attributes(body, IFINFOMSG.size)
     info = attributes(attrs.get(_IFLA_LINKINFO, b""))
-    kind = text(info, _IFLA_INFO_KIND)
+    kind, data = text(info, _IFLA_INFO_KIND), info.get(_IFLA_INFO_DATA, b"")
+    if kind == "tun" and _is_single_queue(attributes(data)):
+        kind = SINGLE_QUEUE
     mac = attrs.get(_IFLA_ADDRESS, b"")
     return LinkState(
         index,
@@ -138,7 +146,7 @@ def decode_link(body: bytes) -> LinkState | None:
         text(attrs, _IFLA_IFALIAS),
         flags,
         foreign_underlay=_IFLA_LINK_NETNSID in attrs,
-        vxlan=_decode_vxlan(info.get(_IFLA_INFO_DATA, b"")) if kind == "vxlan" else None,
+        vxlan=_decode_vxlan(data) if kind == "vxlan" else None,
     )
 
 
@@ -165,6 +173,10 @@ def decode_address(body: bytes) -> AddressState | None:
         permanent=bool(marks & _IFA_F_PERMANENT),
         temporary=family == AF_INET6 and bool(marks & _IFA_F_TEMPORARY),  # for IPv4 the bit means "secondary"
     )
+
+
+def _is_single_queue(tun: Mapping[int, bytes]) -> bool:
+    return bool(number(tun, _TUN_PERSIST)) and number(tun, _TUN_MULTI_QUEUE, 1) == 0
 
 
 def _decode_vxlan(data: bytes) -> VxlanState:

@@ -33,6 +33,7 @@ from flanneld_py.netlink.tuntap import make_tun
 from flanneld_py.netlink.uvtransport import LoopIPRoute
 from flanneld_py.netlink.wire import NETLINK_EXT_ACK, Message
 
+_TC_H_ROOT = 0xFFFFFFFF
 _SCOPE_LINK = 253
 _IFA_F_NODAD = 0x02
 _RECEIVE_BYTES = 1 << 18
@@ -185,8 +186,12 @@ class Links:
                 wish |= _vxlan_request(link.vxlan, underlay)
             await self._request("link", "add", **wish)
         created = find_links(self._sock, [link.name]).get(link.name)
-        if created is not None:
-            await self._set(created.index, link, created.entry({}))
+        if created is None:
+            return
+        await self._set(created.index, link, created.entry({}))
+        if link.kind == "tun":
+            # It holds packets itself; the default is a qdisc for each of 256 queues that it might have: 50 MiB.
+            await self._request("tc", "replace", kind="noqueue", index=created.index, parent=_TC_H_ROOT)
 
     async def _set(self, index: int, link: Link, known: Link) -> None:
         """Another MAC flushes the device's neighbours, permanent ones too (net/core/neighbour.c neigh_changeaddr);

@@ -59,6 +59,25 @@ async def test_every_setting_of_a_device_comes_back(node: Namespace, vxlan: Vxla
     assert await known(node, link) == [link]
 
 
+TUN = Link("flannel0", "tun", 1472, None, "ours")
+TUN_SCOPE = Scope(devices=frozenset({"flannel0"}), alias="ours")
+
+
+async def test_a_tun_device_has_room_for_queues_and_no_qdisc_for_each(node: Namespace) -> None:
+    assert await apply(node, (Verb.ADD, TUN), (Verb.ADD, LinkUp("flannel0"))) == []
+    (shown,) = node.ip_json("link", "show", "flannel0")
+    assert (shown["linkinfo"]["info_data"]["multi_queue"], shown["qdisc"]) == (True, "noqueue")
+    assert await known(node, TUN, scope=TUN_SCOPE) == [TUN, LinkUp("flannel0")]
+
+
+async def test_a_tun_device_that_an_earlier_version_left_is_replaced(node: Namespace) -> None:
+    node.ip("tuntap", "add", "dev", "flannel0", "mode", "tun", "vnet_hdr")
+    (found,) = await known(node, TUN, scope=TUN_SCOPE)
+    assert str(found).startswith("link flannel0 type tun of one queue")
+    assert await apply(node, (Verb.CHANGE, TUN)) == []
+    assert await known(node, TUN, scope=TUN_SCOPE) == [TUN]
+
+
 WRONG = {
     "another kind": "type bridge",
     "another vni": "type vxlan id 2 dstport 8472 local 192.0.2.1 dev eth0 nolearning",

@@ -72,11 +72,20 @@ def test_a_name_of_another_kind_is_said(netns: str) -> None:
         open_tun("flannel0", Offload())
 
 
-def test_a_device_in_use_is_said(netns: str) -> None:
-    tun = open_tun("flannel0", Offload())
-    with pytest.raises(KernelError, match="another process has it open"):
+def test_another_programs_device_is_said(netns: str) -> None:
+    """Go flannel's, say, which has one queue."""
+    ip("tuntap", "add", "dev", "flannel0", "mode", "tun", netns=netns)
+    with pytest.raises(KernelError, match="or another program's: ip link delete it"):
         open_tun("flannel0", Offload())
-    tun.close()
+
+
+def test_a_device_has_as_many_queues_as_are_opened(netns: str) -> None:
+    first, second = open_tun("flannel0", Offload()), open_tun("flannel0", Offload())
+    assert first.name == second.name == "flannel0"
+    assert first.offload == second.offload
+    first.close()
+    second.close()
+    assert "flannel0" not in links()
 
 
 def test_a_taken_port_is_said(netns: str) -> None:

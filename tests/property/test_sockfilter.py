@@ -1,9 +1,10 @@
 """The program that keeps strangers from the pump, by the rules of classic BPF and on real sockets."""
 
+import os
 import socket
 import struct
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from ipaddress import IPv4Address
 from itertools import pairwise
 
@@ -11,36 +12,52 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flanneld_py.dataplane.offload import Offload
-from flanneld_py.dataplane.sockfilter import MOST_RANGES, PUMP, STRANGERS, merge_ranges, source_filter
+from flanneld_py.dataplane.sockfilter import MOST_RANGES, STRANGERS, merge_ranges, source_filter, which_pump
 from flanneld_py.dataplane.strangers import choose_socket, open_strangers
-from flanneld_py.dataplane.udpsock import open_udp
+from flanneld_py.dataplane.udpsock import open_beside, open_udp
 
 ADDRESSES = st.integers(0, (1 << 32) - 1)
 LOOPBACK = IPv4Address("127.0.0.1")
 
 
-def run(program: bytes, source: int) -> bool:
-    """Whether the pump gets a datagram from `source`: classic BPF's own rules for the instructions that are used."""
+def place(program: bytes, source: int, processor: int = 0) -> int:
+    """The socket that gets a datagram from `source`: classic BPF's own rules for the instructions that are used."""
     code: list[tuple[int, int, int, int]] = [
         struct.unpack_from("=HBBI", program, at) for at in range(0, len(program), 8)
     ]
-    at = 0
+    at = a = x = 0
     for _ in range(len(code)):
         opcode, true, false, value = code[at]
         at += 1
         match opcode:
             case 0x20:
-                loaded = source
+                a = {0xFFF0000C: source, 0xFFFFF024: processor}[value]
+            case 0x94:
+                a %= value
+            case 0x04:
+                a += value
+            case 0x07:
+                x = a
+            case 0x87:
+                a = x
             case 0x05:
                 at += value
+            case 0x15:
+                at += true if a == value else false
             case 0x35:
-                at += true if loaded >= value else false
+                at += true if a >= value else false
             case 0x25:
-                at += true if loaded > value else false
+                at += true if a > value else false
             case 0x06:
-                assert value in (PUMP, STRANGERS)
-                return value == PUMP
+                return value
+            case 0x16:
+                return a
     raise AssertionError("the program does not end")
+
+
+def run(program: bytes, source: int) -> bool:
+    """Whether a pump gets it."""
+    return place(which_pump(1) + program, source) != STRANGERS
 
 
 @given(st.sets(ADDRESSES, max_size=60), st.lists(ADDRESSES, max_size=20))
@@ -58,20 +75,28 @@ def test_merged_ranges_hold_every_address_and_do_not_overlap(addresses: set[int]
     assert all(before[1] < after[0] for before, after in pairwise(ranges))
 
 
+@given(ADDRESSES, st.integers(1, 8), st.integers(0, 200))
+def test_a_pump_gets_what_arrives_on_its_processor(source: int, pumps: int, processor: int) -> None:
+    program = which_pump(pumps) + source_filter([IPv4Address(source)])
+    order = [0, *range(2, pumps + 1)]
+    assert place(program, source, processor) == order[processor % pumps]
+    assert place(program, source ^ 1, processor) == STRANGERS
+
+
 def test_a_program_for_ten_thousand_scattered_sources_is_taken_by_the_kernel_and_keeps_no_peer_out() -> None:
     sources = [IPv4Address(0x0A000000 + 7919 * number) for number in range(10_000)]
     program = source_filter(sources)
-    assert len(program) // 8 <= 4096
+    assert len(which_pump(4) + program) // 8 <= 4096
     assert len(merge_ranges([int(source) for source in sources], MOST_RANGES)) == MOST_RANGES
     assert all(run(program, int(source)) for source in sources)
     with sockets() as (pump, _):
-        assert choose_socket(pump, program)
+        assert choose_socket([pump], program)
 
 
 def test_the_kernel_sorts_as_the_program_says() -> None:
     program = source_filter([IPv4Address("127.0.0.2"), IPv4Address("192.0.2.7")])
     with sockets() as (pump, strangers), sender("127.0.0.2") as known, sender("127.0.0.3") as stranger:
-        assert choose_socket(pump, program)
+        assert choose_socket([pump], program)
         for sock in (stranger, known, stranger):
             sock.sendto(sock.getsockname()[0].encode(), pump.getsockname())
         assert everything(pump) == [b"127.0.0.2"]
@@ -81,14 +106,33 @@ def test_the_kernel_sorts_as_the_program_says() -> None:
 def test_without_a_program_the_pump_gets_all() -> None:
     """Also those whom the kernel's own choice among two sockets would give to the other."""
     with sockets() as (pump, strangers):
-        assert choose_socket(pump, source_filter([]))
+        assert choose_socket([pump], source_filter([]))
         for again in range(2):
             for number in range(40):
                 with sender("127.0.0.2") as sock:
                     sock.sendto(bytes([number]), pump.getsockname())
             assert len(everything(pump)) == 40 * again
             assert len(everything(strangers)) == 40 * (1 - again)
-            assert not choose_socket(pump, b"")
+            assert not choose_socket([pump], b"")
+
+
+def test_the_kernel_gives_each_pump_what_is_sent_on_its_processor() -> None:
+    """Over loopback a datagram arrives where it was sent. Both ways to sort, and on every processor that we have."""
+    allowed = os.sched_getaffinity(0)
+    with ExitStack() as stack:
+        stack.callback(os.sched_setaffinity, 0, allowed)
+        udp = open_udp(LOOPBACK, 0, Offload())
+        pump = stack.enter_context(udp.sock)
+        strangers = stack.enter_context(open_strangers(pump))
+        other = stack.enter_context(open_beside(udp).sock)
+        known = stack.enter_context(sender("127.0.0.2"))
+        for program in (source_filter([IPv4Address("127.0.0.2")]), b""):
+            assert choose_socket([pump, other], program) == bool(program)
+            for processor in allowed:
+                os.sched_setaffinity(0, {processor})
+                known.sendto(str(processor).encode(), pump.getsockname())
+                assert everything((pump, other)[processor % 2]) == [str(processor).encode()]
+            assert everything(pump) + everything(other) + everything(strangers) == []
 
 
 @contextmanager

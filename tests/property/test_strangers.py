@@ -22,7 +22,7 @@ def packet(inner: int, size: int = 20) -> bytes:
 @given(st.lists(st.tuples(st.integers(0, 9), st.sampled_from([0, 1, 19, 20, 21, 1400])), max_size=60))
 def test_each_datagram_counts_and_whole_headers_are_remembered(sent: list[tuple[int, int]]) -> None:
     with open_udp(LOOPBACK, 0, Offload()).sock as pump, open_strangers(pump) as sock:
-        choose_socket(pump, source_filter([]))
+        choose_socket([pump], source_filter([]))
         strangers = Strangers(sock, 1000)
         with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sender:
             for at, (inner, size) in enumerate(sent):
@@ -40,7 +40,7 @@ def test_each_datagram_counts_and_whole_headers_are_remembered(sent: list[tuple[
 def test_a_flood_is_counted_to_the_last_one_and_costs_no_more_memory() -> None:
     """Who comes again and again is remembered, while whoever makes addresses up drives out his own."""
     with open_udp(LOOPBACK, 0, Offload()).sock as pump, open_strangers(pump) as sock:
-        choose_socket(pump, source_filter([]))
+        choose_socket([pump], source_filter([]))
         strangers = Strangers(sock, 0)
         with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sender:
             for number in range(3000):
@@ -58,7 +58,7 @@ def test_a_flood_is_counted_to_the_last_one_and_costs_no_more_memory() -> None:
 
 def test_the_next_process_counts_on() -> None:
     with open_udp(LOOPBACK, 0, Offload()).sock as pump, open_strangers(pump) as sock:
-        choose_socket(pump, source_filter([]))
+        choose_socket([pump], source_filter([]))
         with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sender:
             counts = [0]
             for _ in range(3):

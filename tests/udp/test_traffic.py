@@ -1,10 +1,13 @@
 """Packets between pods through real workers: all sizes, contents unchanged, in order; and what a worker may do."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from itertools import permutations
 from pathlib import Path
 
 import pytest
 
+from flanneld_py.dataplane.lane import MOST_LANES
 from flanneld_py.lab.stream import run_stream
 from tests.interop.cluster import echo
 from tests.udp.overlay import CAPABILITIES, UdpField, descriptors, status_fields
@@ -46,6 +49,29 @@ def test_udp_stays_in_order(field: UdpField) -> None:
     assert report.reordered == 0
 
 
+def test_flows_stay_in_order_whichever_lanes_they_go_through(field: UdpField) -> None:
+    places = field.endpoints()
+    assert field.worker(1)["lanes"] == min(len(os.sched_getaffinity(0)), MOST_LANES)
+    with ThreadPoolExecutor(8) as pool:
+        flows = [
+            pool.submit(run_stream, places["pod1-1"], places["pod3-1"], protocol="udp", seconds=1.0) for _ in range(8)
+        ]
+    for report in (flow.result() for flow in flows):
+        assert report.received_bytes > 0
+        assert report.reordered == 0
+
+
+def test_each_lane_has_a_processor_of_its_own(field: UdpField) -> None:
+    pid = field.worker_process(1).pid
+    allowed = os.sched_getaffinity(pid)
+    pinned = [
+        cpus
+        for task in Path(f"/proc/{pid}/task").iterdir()
+        if (cpus := os.sched_getaffinity(int(task.name))) != allowed
+    ]
+    assert len(allowed) == 1 or sorted(map(sorted, pinned)) == [[cpu] for cpu in sorted(allowed)[:MOST_LANES]]
+
+
 def test_the_worker_holds_no_privilege_and_nothing_but_what_it_needs(field: UdpField) -> None:
     pid = field.worker_process(1).pid
     threads = list(Path(f"/proc/{pid}/task").iterdir())
@@ -58,9 +84,10 @@ def test_the_worker_holds_no_privilege_and_nothing_but_what_it_needs(field: UdpF
     sockets = [text for text in kinds if text.startswith("socket:")]
     files = sorted(text for text in kinds if not text.startswith("socket:"))
     log = str(field.lab.directory.log(field.node(1).name))
-    assert files == sorted(["/dev/null", log, log, "/dev/net/tun"])
-    # The listener, the datagrams, the daemon's connection, and each loop's pair to wake it up.
-    assert len(sockets) <= 3 + 2 * 2
+    lanes = field.worker(1)["lanes"]
+    assert files == sorted(["/dev/null", log, log, *["/dev/net/tun"] * lanes])
+    # The listener, the daemon's connection, the strangers', each lane's, and the loop's pair to wake it up.
+    assert len(sockets) <= 3 + lanes + 2
     environment = Path(f"/proc/{pid}/environ").read_bytes()
     assert b"NODE_NAME" in Path(f"/proc/{field.daemon(1).pid}/environ").read_bytes()
     assert b"NODE_NAME" not in environment

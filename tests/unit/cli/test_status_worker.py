@@ -17,6 +17,7 @@ WORKER: dict[str, Any] = {
     "why": "",
     "offload": ["tso", "gso"],
     "filtered": True,
+    "lanes": 2,
     "strangers": 7,
     "seen": [],
     "socket_drops": 5,
@@ -36,7 +37,7 @@ def test_offloads_packets_trains_and_drops_by_reason(tmp_path: Path, capsys: pyt
     lines = lines_of(tmp_path, capsys, WORKER)
     at = next(number for number, line in enumerate(lines) if line.startswith("worker"))
     assert lines[at : at + 4] == [
-        "worker     pid 4711, native pump, offload tso+gso, strangers sorted out by the kernel",
+        "worker     pid 4711, native pump, lanes: 2, offload tso+gso, strangers sorted out by the kernel",
         "outbound 40 packets, 52000 bytes, 3 trains of 12.0 on average, dropped: none",
         "inbound  40 packets, 52000 bytes, 3 trains of 12.0 on average, dropped: 1 bad header, 4 foreign source",
         "kernel   no room for 5 at the socket, 2 at the device; dropped 7 of strangers",
@@ -46,7 +47,7 @@ def test_offloads_packets_trains_and_drops_by_reason(tmp_path: Path, capsys: pyt
 def test_why_it_is_slow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     slow = WORKER | {"pump": "portable", "why": "no compiler was there", "offload": [], "filtered": False}
     lines = lines_of(tmp_path, capsys, slow)
-    assert "worker     pid 4711, portable pump (no compiler was there), offload none" in lines
+    assert "worker     pid 4711, portable pump (no compiler was there), lanes: 2, offload none" in lines
 
 
 def test_other_backends_have_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,44 +13,47 @@ from typing import Any
 import pytest
 
 from flanneld_py.dataplane import lpm, pump, wire
-from flanneld_py.dataplane.pump_portable import VNET
+from flanneld_py.dataplane.pump_portable import NO_VNET, VNET
 from tests.waiting import eventually
 
 HERE, THERE = IPv4Network("10.1.0.0/24"), IPv4Network("10.2.0.0/24")
 PATIENCE_MS = 10_000
 
 
-def image(local: IPv4Network) -> bytes:
-    peer = lpm.Peer(IPv4Address("127.0.0.1"), 8285, 1472, (THERE,))
+def image(local: IPv4Network, port: int = 8285) -> bytes:
+    peer = lpm.Peer(IPv4Address("127.0.0.1"), port, 1472, (THERE,))
     return lpm.encode_table([peer], local=[local], own=IPv4Address("10.1.0.0"), validation=lpm.Validation.LOOSE)
 
 
-def packet(size: int = 28) -> bytes:
+def packet(size: int = 28, ends: tuple[str, str] = ("10.2.0.2", "10.1.0.2")) -> bytes:
     """An IPv4 packet of an unknown protocol, from there to here."""
-    header = bytearray.fromhex("4500 0000 0000 4000 40fd 0000 0a020002 0a010002")
+    header = bytearray.fromhex("4500 0000 0000 4000 40fd 0000") + b"".join(IPv4Address(end).packed for end in ends)
     header[2:4] = size.to_bytes(2, "big")
     header[10:12] = (wire.checksum(bytes(header)) & 0xFFFF).to_bytes(2, "big")
     return bytes(header) + bytes(size - len(header))
 
 
 class Served:
-    """A Decap between a UDP socket and a pipe, in a thread of its own."""
+    """Both pumps between a UDP socket and a pair of sockets in the TUN device's place, in a thread of their own."""
 
     def __init__(self, implementation: pump.Implementation, stack: ExitStack) -> None:
         self.implementation = implementation
         self.decap = implementation.decap(implementation.table(image(HERE)))
         self.sock = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK))
         self.sock.bind(("127.0.0.1", 0))
-        self.out, self.tun = os.pipe2(os.O_NONBLOCK)
+        self.encap = implementation.encap(implementation.table(image(HERE)), gso=False)
+        self.device, self.tun = map(stack.enter_context, socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+        for end in (self.device, self.tun):
+            end.setblocking(False)
         self.wake = os.eventfd(0)
-        for fd in (self.out, self.tun, self.wake):
-            stack.callback(os.close, fd)
+        stack.callback(os.close, self.wake)
         self.thread: threading.Thread | None = None
         self.returned: list[Any] = []
 
     def start(self) -> None:
         def serve() -> None:
-            self.returned.append(self.decap.serve(self.tun, self.sock.fileno(), self.wake))
+            self.encap.serve(self.decap, self.tun.fileno(), self.sock.fileno(), self.wake)
+            self.returned.append(True)
 
         self.thread = threading.Thread(target=serve)
         self.thread.start()
@@ -69,9 +72,9 @@ class Served:
 
     def receive(self) -> bytes:
         waiter = poll()
-        waiter.register(self.out, POLLIN)
+        waiter.register(self.device, POLLIN)
         assert waiter.poll(PATIENCE_MS), "nothing came"
-        return os.read(self.out, 65536)
+        return self.device.recv(65536)
 
     def sleeps(self) -> bool:
         assert self.thread is not None and self.thread.native_id is not None
@@ -95,8 +98,25 @@ def test_moves_what_comes_and_sleeps_in_between(served: Served) -> None:
         assert len(served.receive()) == VNET.size + size
     eventually("it sleeps again", served.sleeps)
     served.stop()
-    assert served.returned == [0]
+    assert served.returned == [True]
     assert served.decap.counters()["packets"] == 3
+
+
+def test_moves_packets_both_ways(served: Served) -> None:
+    """One that leaves is sent from the socket that others come in by."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        peer.bind(("127.0.0.1", 0))
+        served.encap.table = served.implementation.table(image(HERE, peer.getsockname()[1]))
+        peer.settimeout(10)
+        served.start()
+        for size in (28, 1400):
+            served.device.send(NO_VNET + packet(size, ("10.1.0.2", "10.2.0.2")))
+            data, sender = peer.recvfrom(2000)
+            assert (len(data), sender) == (size, served.sock.getsockname())
+            served.send(packet(size))
+            assert len(served.receive()) == VNET.size + size
+        served.stop()
+    assert served.encap.counters()["packets"] == 2
 
 
 def test_a_steady_stream_does_not_keep_it_from_hearing(served: Served) -> None:
@@ -110,7 +130,7 @@ def test_a_steady_stream_does_not_keep_it_from_hearing(served: Served) -> None:
     def drain() -> None:
         while not ending.is_set():
             try:
-                os.read(served.out, 65536)
+                served.device.recv(65536)
                 flows.set()
             except BlockingIOError:
                 continue

@@ -1,0 +1,117 @@
+"""A lane: one queue of the TUN device, one socket, and a thread that pumps packets between them, both ways. I/O.
+
+There is a lane for each processor, at most MOST_LANES. The kernel gives a lane the datagrams that arrive on its
+processor (`sockfilter.py`), and of the TUN device's packets those of the flows whose answers came by this lane
+(drivers/net/tun.c tun_flow_update). So a flow stays on one processor from the device to the pod, its data stays in that
+processor's cache, and its order is kept. It needs the thread to stay there too.
+"""
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Collection
+from concurrent.futures import Future
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from select import POLLIN, POLLOUT, poll
+from threading import Thread
+from typing import TypeVar
+
+from flanneld_py.dataplane.pump import Decap, Encap
+
+MOST_LANES = 4
+"""Each costs some 4 MiB once it carries packets."""
+
+T = TypeVar("T")
+Gone = Callable[[OSError], None]
+"""Called in a lane's thread where a descriptor is of no use any more: the TUN device has been deleted."""
+
+
+def count_lanes() -> int:
+    """As many as this process may use processors, at most MOST_LANES."""
+    return min(len(os.sched_getaffinity(0)), MOST_LANES)
+
+
+def processor_of(number: int, lanes: int, allowed: Collection[int]) -> int:
+    """Where a lane's thread runs: on a processor whose datagrams are the lane's, if it may."""
+    processors = sorted(allowed)
+    own = [processor for processor in processors if processor % lanes == number]
+    return own[0] if own else processors[number % len(processors)]
+
+
+class Lane:
+    """Moves packets from `start` to `stop`. The queue `tun` and the socket must stay open as long as the process."""
+
+    def __init__(
+        self, pumps: tuple[Encap, Decap], tun: int, sock: socket.socket, *, processor: int, gone: Gone
+    ) -> None:
+        self.encap, self.decap = pumps
+        self._tun, self._sock = tun, sock
+        self._processor, self._gone = processor, gone
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._orders: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._moving = False
+        Thread(target=self._run, name=f"lane {processor}", daemon=True).start()
+
+    def start(self) -> None:
+        self._order(self._move)
+
+    async def stop(self) -> None:
+        """Read no more; returns when all that was read is sent, as far as it can be."""
+        await self.between(self._rest)
+
+    async def between(self, work: Callable[[], T]) -> T:
+        """What `work` returns or raises, called while the pumps do not run; the packets wait for it."""
+        done: Future[T] = Future()
+
+        def order() -> None:
+            try:
+                done.set_result(work())
+            except BaseException as error:
+                done.set_exception(error)
+
+        self._order(order)
+        return await asyncio.wrap_future(done)
+
+    def _order(self, order: Callable[[], None]) -> None:
+        self._orders.put(order)
+        os.eventfd_write(self._wake, 1)
+
+    def _run(self) -> None:
+        with suppress(OSError):  # a processor that was taken from us meanwhile
+            os.sched_setaffinity(0, {self._processor})
+        woken = poll()
+        woken.register(self._wake, POLLIN)
+        while True:
+            if self._moving:
+                self._serve()
+            woken.poll()
+            os.eventfd_read(self._wake)
+            try:
+                while True:
+                    self._orders.get_nowait()()
+            except Empty:
+                pass
+
+    def _serve(self) -> None:
+        try:
+            self.encap.serve(self.decap, self._tun, self._sock.fileno(), self._wake)
+        except OSError as error:
+            self._moving = False
+            self._gone(error)
+
+    def _move(self) -> None:
+        self._moving = True
+
+    def _rest(self) -> None:
+        """What the socket did not take at once is kept by the pump, and must leave before the end."""
+        self._moving = False
+        writable = poll()
+        writable.register(self._sock, POLLOUT)
+        try:
+            while self.encap.pending:
+                self.encap.run(self._tun, self._sock.fileno(), 0)
+                if self.encap.pending:
+                    writable.poll()
+        except OSError:
+            return  # the device is gone, and with it whoever waits for an answer
