@@ -20,7 +20,7 @@ from typing import TypeVar
 from flanneld_py.dataplane.pump import Decap, Encap
 
 MOST_LANES = 4
-"""Each costs some 4 MiB once it carries packets."""
+"""Each costs some 4 MiB of memory once it carries packets."""
 
 T = TypeVar("T")
 Gone = Callable[[OSError], None]

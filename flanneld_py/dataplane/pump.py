@@ -20,7 +20,7 @@ and writes: a virtio_net_hdr (10 bytes) and a packet, or a super-packet that sta
     - BLOCKED (Encap only): the socket is full. What it did not take is kept, in order: stop to read the TUN device, and
       call again when the socket is writable.
 - `Encap.serve(decap, tun_fd, sock_fd, wake_fd)`: runs both in turn, waits for what their status asks for, and runs
-  them again, until `wake_fd` is readable; that is left unread. A steady stream is interrupted within some 4 MiB.
+  them again, until `wake_fd` is readable; that is left unread. A steady stream is interrupted within some 8 MiB.
 - `table`: replaced as a whole by assignment; a call that is running goes on with the old one.
 - `Encap.pending`: whether packets are kept that the socket did not take.
 - `counters()`: as of the end of the last run. `drops` has one number for each `wire.Drop`.
