@@ -27,9 +27,10 @@ Gone = Callable[[OSError], None]
 """Called in a lane's thread where a descriptor is of no use any more: the TUN device has been deleted."""
 
 
-def count_lanes() -> int:
-    """As many as this process may use processors, at most MOST_LANES."""
-    return min(len(os.sched_getaffinity(0)), MOST_LANES)
+def count_lanes(pump: str) -> int:
+    """As many as this process may use processors, at most MOST_LANES; of the portable pump's, one has the interpreter's
+    lock at a time, and others would only fight for it."""
+    return 1 if pump == "portable" else min(len(os.sched_getaffinity(0)), MOST_LANES)
 
 
 def processor_of(number: int, lanes: int, allowed: Collection[int]) -> int:

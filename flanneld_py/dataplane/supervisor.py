@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flanneld_py.dataplane import control
+from flanneld_py.dataplane import control, pump
 from flanneld_py.dataplane.build import BUILD
 from flanneld_py.dataplane.lane import count_lanes
 from flanneld_py.dataplane.link import WorkerError, WorkerGone, WorkerLink, WorkerStuck, closing_all
@@ -26,7 +26,7 @@ from flanneld_py.dataplane.offload import Offload
 from flanneld_py.dataplane.strangers import open_strangers
 from flanneld_py.dataplane.tun import open_tun
 from flanneld_py.dataplane.udpsock import open_beside, open_udp
-from flanneld_py.errors import KernelError
+from flanneld_py.errors import ConfigError, KernelError
 from flanneld_py.model.entry import Desired, Entry, Failure, Key, Op, UdpPeer, UdpWorker, Verb
 
 log = logging.getLogger(__name__)
@@ -139,7 +139,7 @@ class WorkerSupervisor:
             opened.enter_context(udp.sock)
             strangers = opened.enter_context(open_strangers(udp.sock))
             tuns = []
-            for _ in range(count_lanes()):
+            for _ in range(count_lanes(_pump_of(worker))):
                 tuns.append(open_tun(worker.dev, wanted, persist=True))
                 opened.callback(tuns[-1].close)
             others = [opened.enter_context(open_beside(udp).sock) for _ in tuns[1:]]
@@ -287,3 +287,11 @@ class WorkerSupervisor:
         for child in self._children:
             child.returncode = 0  # nobody waits for it, and Popen need not warn of that
         self._children.clear()
+
+
+def _pump_of(worker: UdpWorker) -> str:
+    """The one that the worker will find. Where it finds none, it says so itself."""
+    try:
+        return pump.choose(worker.pump).name
+    except ConfigError:
+        return worker.pump

@@ -33,11 +33,15 @@ def test_a_lane_always_has_one_that_is_allowed(allowed: set[int], lanes: int) ->
     assert {processor_of(number, lanes, allowed) for number in range(lanes)} <= allowed
 
 
+def test_the_portable_pump_has_one() -> None:
+    assert count_lanes("portable") == 1
+
+
 def test_there_are_no_more_lanes_than_processors() -> None:
     allowed = os.sched_getaffinity(0)
-    assert count_lanes() == min(len(allowed), MOST_LANES)
+    assert count_lanes("native") == min(len(allowed), MOST_LANES)
     os.sched_setaffinity(0, {min(allowed)})
     try:
-        assert count_lanes() == 1
+        assert count_lanes("native") == 1
     finally:
         os.sched_setaffinity(0, allowed)
