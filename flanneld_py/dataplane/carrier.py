@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flanneld_py.dataplane import control, pump
-from flanneld_py.dataplane.lane import Lane, processor_of
+from flanneld_py.dataplane.lane import Lane, choose_processors
 from flanneld_py.dataplane.offload import Offload
 from flanneld_py.dataplane.strangers import Strangers, choose_socket, socket_drops
 from flanneld_py.dataplane.wire import Drop
@@ -50,16 +50,16 @@ class Carrier:
         self._offload = offload = Offload(**{name: name in base["offload"] for name in ("tso", "uso", "gso", "gro")})
         table = made.table(load.image)
         self.filtered = choose_socket(held.pumps, load.filter)
-        allowed = os.sched_getaffinity(0)
+        processors = choose_processors(len(held.tuns), os.sched_getaffinity(0))
         self._lanes = [
             Lane(
                 (made.encap(table, gso=offload.gso), made.decap(table, tcp=offload.tso, udp=offload.uso)),
                 tun,
                 sock,
-                processor=processor_of(number, len(held.tuns), allowed),
+                processor=processor,
                 gone=gone,
             )
-            for number, (tun, sock) in enumerate(zip(held.tuns, held.pumps, strict=True))
+            for tun, sock, processor in zip(held.tuns, held.pumps, processors, strict=True)
         ]
 
     def start(self) -> None:
@@ -150,5 +150,10 @@ def _named(counters: Counters) -> dict[str, Any]:
 def _added(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     found = dict(other)
     for name, value in one.items():
-        found[name] = _added(value, other.get(name, {})) if isinstance(value, dict) else value + other.get(name, 0)
+        if isinstance(value, dict):
+            found[name] = _added(value, other.get(name, {}))
+        elif name == "last_error":  # an errno
+            found[name] = value or other.get(name, 0)
+        else:
+            found[name] = value + other.get(name, 0)
     return found

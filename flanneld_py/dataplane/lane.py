@@ -1,9 +1,11 @@
 """A lane: one queue of the TUN device, one socket, and a thread that pumps packets between them, both ways. I/O.
 
 There is a lane for each processor, at most MOST_LANES. The kernel gives a lane the datagrams that arrive on its
-processor (`sockfilter.py`), and of the TUN device's packets those of the flows whose answers came by this lane
-(drivers/net/tun.c tun_flow_update). So a flow stays on one processor from the device to the pod, its data stays in that
-processor's cache, and its order is kept. It needs the thread to stay there too.
+processor (`sockfilter.py`), and of the TUN device's packets those of the flows whose answers came by this lane; a flow
+without answers goes by its hash (drivers/net/tun.c tun_automq_select_queue). So a flow stays on one processor from the
+device to the pod, and its data in that processor's cache; the thread has to stay there too. Its order is kept as long
+as the datagrams of its peer arrive on one processor, as they do from a device that spreads them by their addresses and
+ports (RSS), and from a veth.
 """
 
 import asyncio
@@ -12,6 +14,7 @@ import socket
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from contextlib import suppress
+from itertools import cycle
 from queue import Empty, SimpleQueue
 from select import POLLIN, POLLOUT, poll
 from threading import Thread
@@ -33,11 +36,13 @@ def count_lanes(pump: str) -> int:
     return 1 if pump == "portable" else min(len(os.sched_getaffinity(0)), MOST_LANES)
 
 
-def processor_of(number: int, lanes: int, allowed: Collection[int]) -> int:
-    """Where a lane's thread runs: on a processor whose datagrams are the lane's, if it may."""
+def choose_processors(lanes: int, allowed: Collection[int]) -> list[int]:
+    """Where each lane's thread runs: on a processor whose datagrams are the lane's, if it may; else on one that no
+    other lane has, if there is one."""
     processors = sorted(allowed)
-    own = [processor for processor in processors if processor % lanes == number]
-    return own[0] if own else processors[number % len(processors)]
+    own = [next((one for one in processors if one % lanes == number), None) for number in range(lanes)]
+    free = cycle([one for one in processors if one not in own] or processors)
+    return [next(free) if one is None else one for one in own]
 
 
 class Lane:

@@ -25,7 +25,7 @@ from flanneld_py.dataplane.memfile import read_memfile, write_memfile
 from flanneld_py.dataplane.offload import Offload
 from flanneld_py.dataplane.strangers import open_strangers
 from flanneld_py.dataplane.tun import open_tun
-from flanneld_py.dataplane.udpsock import open_beside, open_udp
+from flanneld_py.dataplane.udpsock import BUFFER_BYTES, open_beside, open_udp
 from flanneld_py.errors import ConfigError, KernelError
 from flanneld_py.model.entry import Desired, Entry, Failure, Key, Op, UdpPeer, UdpWorker, Verb
 
@@ -133,21 +133,23 @@ class WorkerSupervisor:
     async def _start(self, worker: UdpWorker, load: control.Load) -> None:
         """A new worker on new queues of the device and new sockets."""
         wanted = Offload(**{name: name in worker.offload for name in ("tso", "uso", "gso", "gro")})
+        lanes = count_lanes(_pump_of(worker))
+        room = BUFFER_BYTES // lanes
         with contextlib.ExitStack() as opened:
             # First what no other process can have as well: a queue would take packets away from it.
-            udp = open_udp(worker.local, worker.port, wanted)
+            udp = open_udp(worker.local, worker.port, wanted, buffer_bytes=room)
             opened.enter_context(udp.sock)
             strangers = opened.enter_context(open_strangers(udp.sock))
             tuns = []
-            for _ in range(count_lanes(_pump_of(worker))):
+            for _ in range(lanes):
                 tuns.append(open_tun(worker.dev, wanted, persist=True))
                 opened.callback(tuns[-1].close)
-            others = [opened.enter_context(open_beside(udp).sock) for _ in tuns[1:]]
+            others = [opened.enter_context(open_beside(udp, buffer_bytes=room).sock) for _ in tuns[1:]]
             offload = tuns[0].offload & udp.offload
             base = {"offload": [name for name in ("tso", "uso", "gso", "gro") if getattr(offload, name)]}
             fds = [tun.fd for tun in tuns] + [sock.fileno() for sock in (udp.sock, *others, strangers)]
-            await self._adopt(fds, load, base, len(tuns))
-        log.info("%s: offload %s, %d bytes of buffer, %d lanes", worker, offload, udp.receive_buffer, len(tuns))
+            await self._adopt(fds, load, base, lanes)
+        log.info("%s: offload %s, %d lanes with %d bytes of buffer", worker, offload, lanes, udp.receive_buffer)
 
     async def _hand_over(self, load: control.Load) -> None:
         """A new worker on the descriptors of the running one: what is queued on them waits, and is not lost.

@@ -11,7 +11,8 @@ from flanneld_py.dataplane.offload import Offload, gro_is_right
 from flanneld_py.errors import KernelError
 
 BUFFER_BYTES = 32 * 1024 * 1024
-"""Asked for in both directions. Bursts of trains outrun a process that is not scheduled for a moment."""
+"""Of all pumps of a port together, asked for in both directions. Bursts of trains outrun a process that is not
+scheduled for a moment."""
 
 # include/uapi/asm-generic/socket.h, include/uapi/linux/in.h; `socket` does not name them
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
@@ -48,7 +49,7 @@ def open_udp(address: IPv4Address, port: int, wanted: Offload, *, buffer_bytes: 
         raise
 
 
-def open_beside(first: UdpSocket, *, buffer_bytes: int = BUFFER_BYTES) -> UdpSocket:
+def open_beside(first: UdpSocket, *, buffer_bytes: int) -> UdpSocket:
     """Another socket of the same port, with the same offloads."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:

@@ -7,6 +7,7 @@ every pass. Changes are few, and pyroute2 makes them.
 import asyncio
 import errno
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -191,7 +192,8 @@ class Links:
         await self._set(created.index, link, created.entry({}))
         if link.kind == "tun":
             # It holds packets itself; the default is a qdisc for each of 256 queues that it might have: 50 MiB.
-            await self._request("tc", "replace", kind="noqueue", index=created.index, parent=_TC_H_ROOT)
+            with suppress(NetlinkError):  # works without, and a kernel may have no qdiscs at all
+                await self._request("tc", "replace", kind="noqueue", index=created.index, parent=_TC_H_ROOT)
 
     async def _set(self, index: int, link: Link, known: Link) -> None:
         """Another MAC flushes the device's neighbours, permanent ones too (net/core/neighbour.c neigh_changeaddr);

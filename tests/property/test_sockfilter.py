@@ -124,7 +124,7 @@ def test_the_kernel_gives_each_pump_what_is_sent_on_its_processor() -> None:
         udp = open_udp(LOOPBACK, 0, Offload())
         pump = stack.enter_context(udp.sock)
         strangers = stack.enter_context(open_strangers(pump))
-        other = stack.enter_context(open_beside(udp).sock)
+        other = stack.enter_context(open_beside(udp, buffer_bytes=1 << 20).sock)
         known = stack.enter_context(sender("127.0.0.2"))
         for program in (source_filter([IPv4Address("127.0.0.2")]), b""):
             assert choose_socket([pump, other], program) == bool(program)

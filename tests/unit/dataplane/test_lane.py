@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flanneld_py.dataplane.lane import MOST_LANES, count_lanes, processor_of
+from flanneld_py.dataplane.lane import MOST_LANES, choose_processors, count_lanes
 
 
 @pytest.mark.parametrize(
@@ -20,17 +20,20 @@ from flanneld_py.dataplane.lane import MOST_LANES, count_lanes, processor_of
         (4, {8, 9, 10, 15}, [8, 9, 10, 15]),
         (2, {2, 4}, [2, 4]),
         (4, {3}, [3, 3, 3, 3]),
+        (4, {1, 3, 5, 7}, [5, 1, 7, 3]),
     ],
 )
 def test_a_lane_is_where_its_datagrams_arrive_if_it_may_be(
     lanes: int, allowed: set[int], processors: list[int]
 ) -> None:
-    assert [processor_of(number, lanes, allowed) for number in range(lanes)] == processors
+    assert choose_processors(lanes, allowed) == processors
 
 
 @given(st.sets(st.integers(0, 300), min_size=1), st.integers(1, MOST_LANES))
-def test_a_lane_always_has_one_that_is_allowed(allowed: set[int], lanes: int) -> None:
-    assert {processor_of(number, lanes, allowed) for number in range(lanes)} <= allowed
+def test_lanes_share_a_processor_only_if_there_are_too_few(allowed: set[int], lanes: int) -> None:
+    chosen = choose_processors(lanes, allowed)
+    assert set(chosen) <= allowed
+    assert len(set(chosen)) == min(lanes, len(allowed))
 
 
 def test_the_portable_pump_has_one() -> None:
