@@ -69,7 +69,7 @@ def test_each_lane_has_a_processor_of_its_own(field: UdpField) -> None:
         for task in Path(f"/proc/{pid}/task").iterdir()
         if (cpus := os.sched_getaffinity(int(task.name))) != allowed
     ]
-    assert len(allowed) == 1 or sorted(map(sorted, pinned)) == [[cpu] for cpu in sorted(allowed)[:MOST_LANES]]
+    assert len(allowed) == 1 or len(pinned) == len(set().union(*pinned)) == field.worker(1)["lanes"]
 
 
 def test_the_worker_holds_no_privilege_and_nothing_but_what_it_needs(field: UdpField) -> None:
@@ -97,7 +97,7 @@ def test_the_worker_holds_no_privilege_and_nothing_but_what_it_needs(field: UdpF
 def test_the_worker_stays_small(field: UdpField) -> None:
     """After whatever the tests before have put through it."""
     status = status_fields(Path(f"/proc/{field.worker_process(1).pid}/status"))
-    assert int(status["VmRSS"].split()[0]) <= (32 + 5 * field.worker(1)["lanes"]) << 10
+    assert int(status["VmRSS"].split()[0]) <= 40 << 10
 
 
 def test_packets_do_not_pass_the_daemon(field: UdpField) -> None:
