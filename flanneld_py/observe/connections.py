@@ -1,10 +1,10 @@
 """The open connections of a stream server: each is a task of ours, and none outlives the server."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
 
-Converse = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+Converse = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
 
 _TURNS: Final = 3
 """Turns of the event loop from a server's accept(2) until the connection has come to `Connections.accept`."""
@@ -23,7 +23,7 @@ class Connections:
         self._open: dict[asyncio.Task[None], None] = {}
 
     def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.create_task(self._hold(reader, writer))
+        task = asyncio.create_task(self._converse(reader, writer))
         self._open[task] = None
 
         def left(done: asyncio.Task[None]) -> None:
@@ -36,9 +36,6 @@ class Connections:
         task.add_done_callback(left)
         if self._most is not None and len(self._open) > self._most:
             next(iter(self._open)).cancel()
-
-    async def _hold(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await self._converse(reader, writer)
 
     async def end(self, server: asyncio.Server, patience: float = 0) -> None:
         """Accept no more; who has no answer within `patience` seconds leaves without it."""

@@ -10,6 +10,7 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
@@ -74,11 +75,7 @@ async def serving(ip: IPv4Address | IPv6Address, port: int, routes: Routes) -> A
 
     FlannelError: the address or the port cannot be had.
     """
-
-    async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await _converse(reader, writer, routes)
-
-    connections = Connections(converse, MAX_CONNECTIONS)
+    connections = Connections(partial(_converse, routes), MAX_CONNECTIONS)
     server = await asyncio.start_server(connections.accept, sock=_listener(ip, port), limit=MAX_HEAD_BYTES)
     try:
         yield int(server.sockets[0].getsockname()[1])
@@ -106,7 +103,7 @@ def _listener(ip: IPv4Address | IPv6Address, port: int) -> socket.socket:
     return sock
 
 
-async def _converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, routes: Routes) -> None:
+async def _converse(routes: Routes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     try:
         async with asyncio.timeout(PATIENCE_S):
             writer.write(await _reply(reader, routes))

@@ -16,15 +16,16 @@ from flanneld_py.observe.connections import Connections
 LOOPS = [asyncio.new_event_loop, uvloop.new_event_loop]
 
 
+async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(await reader.readline())
+
+
 async def listen(at: Path, turns: int) -> list[str]:
     """A client comes and goes; the server ends `turns` turns of the loop later. What the loop complains of."""
     complaints: list[str] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context["message"]))
 
-    async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(await reader.readline())
-
-    connections = Connections(converse)
+    connections = Connections(echo)
     server = await asyncio.start_unix_server(connections.accept, at)
     with closing(socket.socket(socket.AF_UNIX)) as client:
         client.connect(str(at))
@@ -49,10 +50,7 @@ def test_whoever_connects_while_the_server_ends_is_closed(
 
 
 async def test_who_has_no_answer_in_time_leaves_without_it(tmp_path: Path) -> None:
-    async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(await reader.readline())
-
-    connections = Connections(converse)
+    connections = Connections(echo)
     server = await asyncio.start_unix_server(connections.accept, tmp_path / "socket")
     silent, idle = await asyncio.open_unix_connection(tmp_path / "socket")
     asker, question = await asyncio.open_unix_connection(tmp_path / "socket")
