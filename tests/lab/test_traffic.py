@@ -69,7 +69,8 @@ def test_probe_counts_what_is_lost_while_a_cable_is_out(lab: Lab) -> None:
     assert report.lost
     assert list(report.lost) == list(range(report.lost[0], report.lost[-1] + 1))
     assert len(report.arrived) + len(report.lost) == report.sent
-    assert (report.duplicates, report.reordered) == (0, 0)
+    # Not their order: what the router kept while it looked for its neighbour again may be overtaken by what comes then.
+    assert report.duplicates == 0
     assert report.longest_gap_s > 0.2
 
 
