@@ -156,6 +156,7 @@ def test_a_full_socket_blocks_and_nothing_is_lost(make: pump.Implementation) -> 
         server.setsockopt(socket.SOL_SOCKET, 33, 1 << 24)
         a.udp.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
         ip("link", "set", "eth0", "arp", "off", netns=b.netns)
+        a.run("sysctl", "-qw", "net.ipv4.neigh.eth0.mcast_solicit=1000")  # on a slow machine it shall not give up
         ip("neigh", "flush", "dev", "eth0", netns=a.netns)
         mac = b.run("cat", "/sys/class/net/eth0/address").stdout.strip()
         for number in range(60):

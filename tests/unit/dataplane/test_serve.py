@@ -6,7 +6,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from ipaddress import IPv4Address, IPv4Network
-from pathlib import Path
 from select import POLLIN, poll
 from typing import Any
 
@@ -14,7 +13,7 @@ import pytest
 
 from flanneld_py.dataplane import lpm, pump, wire
 from flanneld_py.dataplane.pump_portable import NO_VNET, VNET
-from tests.waiting import eventually
+from tests.waiting import eventually, sleeps
 
 HERE, THERE = IPv4Network("10.1.0.0/24"), IPv4Network("10.2.0.0/24")
 PATIENCE_MS = 10_000
@@ -77,9 +76,8 @@ class Served:
         return self.device.recv(65536)
 
     def sleeps(self) -> bool:
-        assert self.thread is not None and self.thread.native_id is not None
-        stat = Path(f"/proc/self/task/{self.thread.native_id}/stat").read_text()
-        return stat.rpartition(")")[2].split()[0] == "S"
+        assert self.thread is not None
+        return sleeps(self.thread)
 
 
 @pytest.fixture(params=["native", "portable"])
