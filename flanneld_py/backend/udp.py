@@ -143,9 +143,15 @@ class UdpBackend:
             Sysctl(f"net/ipv4/conf/{DEVICE}/accept_local", "1", DEVICE),
             Address(DEVICE, host_interface(subnet)),
             LinkUp(DEVICE),
-            UdpWorker(DEVICE, local, self.port, subnet, mtu, self.validation, self.offload, self.pump),
+            self._worker(local, subnet, node),
             *(Route(network, dev=DEVICE) for network in node.networks if network.version == 4),
             *forwarding(own, node),
+        )
+
+    def _worker(self, local: IPv4Address, subnet: IPv4Network, node: NodeFacts) -> UdpWorker:
+        by_sender = not node.external.steady
+        return UdpWorker(
+            DEVICE, local, self.port, subnet, self._mtu(node), self.validation, self.offload, self.pump, by_sender
         )
 
     def peer_plan(self, peer: Lease, node: NodeFacts, reaches: Reaches) -> PeerPlan:

@@ -115,8 +115,9 @@ def _worker(worker: dict[str, Any]) -> list[str]:
     """Of the process that carries the udp backend's packets. Trains are what makes it fast."""
     slow = f" ({worker['why']})" if worker["why"] else ""
     filtered = ", strangers sorted out by the kernel" if worker["filtered"] else ""
+    chosen = " by sender" if worker["by_sender"] and worker["lanes"] > 1 else ""
     lines = [
-        f"  worker     pid {worker['pid']}, {worker['pump']} pump{slow}, lanes: {worker['lanes']}, "
+        f"  worker     pid {worker['pid']}, {worker['pump']} pump{slow}, lanes: {worker['lanes']}{chosen}, "
         f"offload {'+'.join(worker['offload']) or 'none'}{filtered}"
     ]
     for name in ("outbound", "inbound"):

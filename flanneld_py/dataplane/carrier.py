@@ -49,7 +49,8 @@ class Carrier:
         self.implementation = made = pump.choose(worker.pump)
         self._offload = offload = Offload(**{name: name in base["offload"] for name in ("tso", "uso", "gso", "gro")})
         table = made.table(load.image)
-        self.filtered = choose_socket(held.pumps, load.filter)
+        self._by_sender = worker.by_sender
+        self.filtered = choose_socket(held.pumps, load.filter, by_sender=worker.by_sender)
         processors = choose_processors(len(held.tuns), os.sched_getaffinity(0))
         self._lanes = [
             Lane(
@@ -71,8 +72,10 @@ class Carrier:
             await lane.stop()
 
     async def reload(self, load: control.Load) -> None:
+        worker, _ = control.decode_state(load.state)
         table = self.implementation.table(load.image)
-        self.filtered = choose_socket(self.held.pumps, load.filter)
+        self._by_sender = worker.by_sender
+        self.filtered = choose_socket(self.held.pumps, load.filter, by_sender=worker.by_sender)
         for lane in self._lanes:
             await lane.between(partial(self._set_table, lane, table))
         self.load = load
@@ -118,6 +121,7 @@ class Carrier:
             "filtered": self.filtered,
             "seen": self._seen.places,
             "lanes": len(self._lanes),
+            "by_sender": self._by_sender,
             "socket_drops": sum(map(socket_drops, self.held.pumps)),
             "queue_drops": _queue_drops(self._device),
         }

@@ -3,9 +3,10 @@
 There is a lane for each processor, at most MOST_LANES. The kernel gives a lane the datagrams that arrive on its
 processor (`sockfilter.py`), and of the TUN device's packets those of the flows whose answers came by this lane; a flow
 without answers goes by its hash (drivers/net/tun.c tun_automq_select_queue). So a flow stays on one processor from the
-device to the pod, and its data in that processor's cache; the thread has to stay there too. Its order is kept as long
-as the datagrams of its peer arrive on one processor, as they do from a device that spreads them by their addresses and
-ports (RSS), and from a veth.
+device to the pod, and its data in that processor's cache; the thread has to stay there too.
+
+A flow's order is kept because all of it goes through one lane. Where the device may change the processor that a peer's
+datagrams arrive on (`UdpWorker.by_sender`), the lane is chosen by the peer's address instead.
 """
 
 import asyncio

@@ -47,12 +47,12 @@ def open_strangers(first: socket.socket) -> socket.socket:
     return sock
 
 
-def choose_socket(pumps: Sequence[socket.socket], program: bytes) -> bool:
-    """Let `program` say which socket gets a datagram; False: it says nothing, or too much for this kernel.
+def choose_socket(pumps: Sequence[socket.socket], program: bytes, *, by_sender: bool = False) -> bool:
+    """Let `program` say which datagrams are strangers'; False: it says nothing, or too much for this kernel.
 
     It may be too long for net.core.optmem_max, which was 20 KiB before Linux 6.7. None is a stranger's then.
     """
-    which = sockfilter.which_pump(len(pumps))
+    which = sockfilter.which_pump(len(pumps), by_sender=by_sender)
     if program:
         try:
             _attach(pumps[0], which + program)

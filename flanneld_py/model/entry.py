@@ -165,8 +165,9 @@ class UdpWorker:
     """The process that carries the packets of the `udp` backend between the TUN device `dev` and a UDP socket.
 
     `own`: the subnet behind us; `mtu`: bytes of the largest packet that the device takes. `offload`: which of tso, uso,
-    gso and gro may be used, if the kernel has them. `validation`: strict, loose or off. `build`: of the code that it
-    runs; "" is the one that this process runs, and what we want.
+    gso and gro may be used, if the kernel has them. `validation`: strict, loose or off. `by_sender`: a datagram's lane
+    is chosen by its sender, and not by the processor that it arrives on. `build`: of the code that it runs; "" is the
+    one that this process runs, and what we want.
     """
 
     dev: str
@@ -177,6 +178,7 @@ class UdpWorker:
     validation: str = "strict"
     offload: frozenset[str] = frozenset({"tso", "uso", "gso", "gro"})
     pump: str = "auto"
+    by_sender: bool = False
     build: str = ""
 
     @property

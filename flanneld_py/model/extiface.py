@@ -234,6 +234,7 @@ def _external(pick: _Pick, versions: tuple[int, ...], publics: dict[int, Addr | 
         addr6=own[6] if isinstance(own[6], IPv6Address) else None,
         public4=told[4] if isinstance(told[4], IPv4Address) else None,
         public6=told[6] if isinstance(told[6], IPv6Address) else None,
+        steady=interface.steady,
     )
 
 

@@ -44,18 +44,21 @@ class InterfaceAddress:
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """A candidate for the external interface."""
+    """A candidate for the external interface. `steady`: whether packets of one sender are known to arrive on one
+    processor."""
 
     name: str
     index: int
     mtu: int
     up: bool
     addresses: tuple[InterfaceAddress, ...] = ()
+    steady: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ExternalInterface:
-    """The chosen interface. `addr*`: its own address; `public*`: what peers are told, a NAT address perhaps."""
+    """The chosen interface. `addr*`: its own address; `public*`: what peers are told, a NAT address perhaps; `steady`:
+    as in `Interface`."""
 
     name: str
     index: int
@@ -64,6 +67,7 @@ class ExternalInterface:
     addr6: IPv6Address | None = None
     public4: IPv4Address | None = None
     public6: IPv6Address | None = None
+    steady: bool = False
 
     def addr(self, version: int) -> Addr | None:
         return self.addr4 if version == 4 else self.addr6

@@ -30,6 +30,14 @@ def test_candidates_have_their_addresses_and_marks(node: Namespace) -> None:
     assert InterfaceAddress(ip_address("2001:db8::1"), 64) in eth0.addresses
 
 
+def test_a_veth_is_known_to_keep_a_sender_on_one_processor(node: Namespace) -> None:
+    node.ip("link", "add", "br0", "type", "bridge")
+    with NetlinkSocket(netns=node.path) as sock:
+        found = {interface.name: interface.steady for interface in read_interfaces(sock)}
+        assert choose(read_interfaces(sock), InterfaceWish(ifaces=("eth0",)), read_underlay(sock)).external.steady
+    assert (found["eth0"], found["br0"]) == (True, False)
+
+
 def test_the_default_route_with_the_least_metric_decides(node: Namespace) -> None:
     node.ip("addr", "add", "198.51.100.1/24", "dev", "wire0")
     node.ip("route", "add", "default", "via", "192.0.2.254", "dev", "eth0", "metric", "200")

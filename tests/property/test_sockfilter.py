@@ -8,11 +8,19 @@ from contextlib import ExitStack, closing, contextmanager
 from ipaddress import IPv4Address
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flanneld_py.dataplane.offload import Offload
-from flanneld_py.dataplane.sockfilter import MOST_RANGES, STRANGERS, merge_ranges, source_filter, which_pump
+from flanneld_py.dataplane.sockfilter import (
+    MOST_RANGES,
+    STRANGERS,
+    TO_A_PUMP,
+    merge_ranges,
+    source_filter,
+    which_pump,
+)
 from flanneld_py.dataplane.strangers import choose_socket, open_strangers
 from flanneld_py.dataplane.udpsock import open_beside, open_udp
 
@@ -38,6 +46,10 @@ def place(program: bytes, source: int, processor: int = 0) -> int:
                 a += value
             case 0x07:
                 x = a
+            case 0x24:
+                a = a * value & 0xFFFFFFFF
+            case 0x74:
+                a >>= value
             case 0x87:
                 a = x
             case 0x05:
@@ -85,6 +97,20 @@ def test_a_pump_gets_what_arrives_on_its_processor(source: int, pumps: int, proc
     assert place(program, source ^ 1, processor) == STRANGERS
 
 
+@given(ADDRESSES, st.integers(1, 8), st.integers(0, 200))
+def test_a_sender_keeps_its_pump_on_whatever_processor_it_arrives(source: int, pumps: int, processor: int) -> None:
+    program = which_pump(pumps, by_sender=True) + source_filter([IPv4Address(source)])
+    assert place(program, source, processor) == place(program, source) in {0, *range(2, pumps + 1)}
+    assert place(program, source ^ 1, processor) == STRANGERS
+
+
+@given(ADDRESSES, st.integers(2, 4), st.sampled_from([1, 2, 4, 8, 10, 16, 256]))
+def test_senders_at_any_distance_are_divided_among_all_pumps(first: int, pumps: int, distance: int) -> None:
+    sources = [first + distance * number & 0xFFFFFFFF for number in range(40)]
+    program = which_pump(pumps, by_sender=True) + source_filter(map(IPv4Address, sources))
+    assert {place(program, source) for source in sources} == {0, *range(2, pumps + 1)}
+
+
 def test_a_program_for_ten_thousand_scattered_sources_is_taken_by_the_kernel_and_keeps_no_peer_out() -> None:
     sources = [IPv4Address(0x0A000000 + 7919 * number) for number in range(10_000)]
     program = source_filter(sources)
@@ -118,7 +144,8 @@ def test_without_a_program_the_pump_gets_all() -> None:
             assert not choose_socket([pump], b"")
 
 
-def test_the_kernel_gives_each_pump_what_is_sent_on_its_processor() -> None:
+@pytest.mark.parametrize("by_sender", [False, True])
+def test_the_kernel_gives_each_pump_what_is_its(by_sender: bool) -> None:
     """Over loopback a datagram arrives where it was sent. Both ways to sort, and on every processor that we have."""
     allowed = os.sched_getaffinity(0)
     with ExitStack() as stack:
@@ -128,12 +155,15 @@ def test_the_kernel_gives_each_pump_what_is_sent_on_its_processor() -> None:
         strangers = stack.enter_context(open_strangers(pump))
         other = stack.enter_context(open_beside(udp, buffer_bytes=1 << 20).sock)
         known = stack.enter_context(sender("127.0.0.2"))
-        for program in (source_filter([IPv4Address("127.0.0.2")]), b""):
-            assert choose_socket([pump, other], program) == bool(program)
+        source = int(IPv4Address("127.0.0.2"))
+        code = which_pump(2, by_sender=True) + TO_A_PUMP
+        for program in (source_filter([IPv4Address(source)]), b""):
+            assert choose_socket([pump, other], program, by_sender=by_sender) == bool(program)
             for processor in allowed:
                 os.sched_setaffinity(0, {processor})
                 known.sendto(str(processor).encode(), pump.getsockname())
-                assert everything((pump, other)[processor % 2]) == [str(processor).encode()]
+                number = int(place(code, source) > STRANGERS) if by_sender else processor % 2
+                assert everything((pump, other)[number]) == [str(processor).encode()]
             assert everything(pump) + everything(other) + everything(strangers) == []
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from itertools import count
 from pathlib import Path
@@ -220,6 +221,21 @@ def test_a_worker_of_newer_files_than_its_daemon_is_not_replaced_again_and_again
         assert isinstance(found, UdpWorker)
         assert found.build not in ("", "an older one")
         later.close()
+
+    run(scenario)
+
+
+def test_another_way_to_choose_lanes_needs_no_other_worker(run: Run, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        made = await started(tmp_path)
+        before = await made.stats()
+        assert await made.apply([Op(Verb.CHANGE, replace(WORKER, by_sender=True))]) == []
+        after = await made.stats()
+        assert before is not None
+        assert after is not None
+        assert (before["by_sender"], after["by_sender"]) == (False, True)
+        assert after["pid"] == before["pid"]
+        made.close()
 
     run(scenario)
 

@@ -52,6 +52,7 @@ def test_udp_stays_in_order(field: UdpField) -> None:
 def test_flows_stay_in_order_whichever_lanes_they_go_through(field: UdpField) -> None:
     places = field.endpoints()
     assert field.worker(1)["lanes"] == min(len(os.sched_getaffinity(0)), MOST_LANES)
+    assert not field.worker(1)["by_sender"]  # the lab's nodes have veths
     with ThreadPoolExecutor(8) as pool:
         flows = [
             pool.submit(run_stream, places["pod1-1"], places["pod3-1"], protocol="udp", seconds=1.0) for _ in range(8)

@@ -33,11 +33,17 @@ def test_one_device_takes_the_whole_network() -> None:
         Sysctl("net/ipv4/conf/flannel0/accept_local", "1", "flannel0"),
         Address("flannel0", ip_interface("10.244.1.0/32")),
         LinkUp("flannel0"),
-        UdpWorker("flannel0", LOCAL, 8285, OURS, 1472),  # type: ignore[arg-type]
+        UdpWorker("flannel0", LOCAL, 8285, OURS, 1472, by_sender=True),  # type: ignore[arg-type]
         Route(NETWORK, dev="flannel0"),
         Sysctl("net/ipv4/ip_forward", "1"),
     )
     assert BACKEND.mtu(NODE) == 1472
+
+
+def test_a_lane_is_chosen_by_the_processor_where_the_interface_keeps_a_sender_on_one() -> None:
+    steady = replace(NODE, external=replace(NODE.external, steady=True))
+    (worker,) = (entry for entry in BACKEND.local_plan(OWN, steady) if isinstance(entry, UdpWorker))
+    assert not worker.by_sender
 
 
 def test_pods_send_full_trains_where_super_packets_are_used_at_all() -> None:

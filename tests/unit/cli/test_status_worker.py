@@ -18,6 +18,7 @@ WORKER: dict[str, Any] = {
     "offload": ["tso", "gso"],
     "filtered": True,
     "lanes": 2,
+    "by_sender": False,
     "strangers": 7,
     "seen": [],
     "socket_drops": 5,
@@ -48,6 +49,10 @@ def test_why_it_is_slow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     slow = WORKER | {"pump": "portable", "why": "no compiler was there", "offload": [], "filtered": False}
     lines = lines_of(tmp_path, capsys, slow)
     assert "worker     pid 4711, portable pump (no compiler was there), lanes: 2, offload none" in lines
+
+
+def test_whose_lane_is_chosen_by_the_sender(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert any(", lanes: 2 by sender, " in line for line in lines_of(tmp_path, capsys, WORKER | {"by_sender": True}))
 
 
 def test_other_backends_have_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
