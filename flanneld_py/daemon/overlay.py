@@ -73,7 +73,7 @@ class Overlay:
         found = await self._underlay.interface(external.name)
         if found is None or found.mtu == 0:
             return
-        self._facts = replace(self._facts, external=replace(external, index=found.index))
+        self._facts = replace(self._facts, external=replace(external, index=found.index, steady=found.steady))
         self._follow_mtu(found.mtu)
         have = {address.ip for address in found.addresses}
         lost = [str(addr) for addr in (external.addr4, external.addr6) if addr is not None and addr not in have]

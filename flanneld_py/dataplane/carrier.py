@@ -49,21 +49,20 @@ class Carrier:
         self.implementation = made = pump.choose(worker.pump)
         self._offload = offload = Offload(**{name: name in base["offload"] for name in ("tso", "uso", "gso", "gro")})
         table = made.table(load.image)
-        self._by_sender = worker.by_sender
-        self.filtered = choose_socket(held.pumps, load.filter, by_sender=worker.by_sender)
-        processors = choose_processors(len(held.tuns), os.sched_getaffinity(0))
+        self.filtered = self._by_sender = False
         self._lanes = [
             Lane(
                 (made.encap(table, gso=offload.gso), made.decap(table, tcp=offload.tso, udp=offload.uso)),
                 tun,
                 sock,
-                processor=processor,
+                number=number,
                 gone=gone,
             )
-            for tun, sock, processor in zip(held.tuns, held.pumps, processors, strict=True)
+            for number, (tun, sock) in enumerate(zip(held.tuns, held.pumps, strict=True))
         ]
 
     def start(self) -> None:
+        self._divide(self.load)
         for lane in self._lanes:
             lane.start()
 
@@ -72,13 +71,21 @@ class Carrier:
             await lane.stop()
 
     async def reload(self, load: control.Load) -> None:
-        worker, _ = control.decode_state(load.state)
         table = self.implementation.table(load.image)
-        self._by_sender = worker.by_sender
-        self.filtered = choose_socket(self.held.pumps, load.filter, by_sender=worker.by_sender)
+        self._divide(load)
         for lane in self._lanes:
             await lane.between(partial(self._set_table, lane, table))
         self.load = load
+
+    def _divide(self, load: control.Load) -> None:
+        """Settle which lane gets which datagrams, and where its thread runs, which others may have changed."""
+        worker, _ = control.decode_state(load.state)
+        self._by_sender = worker.by_sender
+        self.filtered = choose_socket(self.held.pumps, load.filter, by_sender=worker.by_sender)
+        allowed = os.sched_getaffinity(0)
+        own = choose_processors(len(self._lanes), allowed)
+        for lane, processor in zip(self._lanes, own, strict=True):
+            lane.stay_on(allowed if worker.by_sender else {processor})
 
     def _set_table(self, lane: Lane, table: Any) -> None:
         lane.encap.table = lane.decap.table = table
@@ -89,9 +96,15 @@ class Carrier:
     async def base(self) -> dict[str, Any]:
         """What a worker that carries on after us begins with.
 
-        The counters of both directions, on top of what a worker before us has counted, and the offloads that are in
-        use now; a refusal of the kernel withdraws some of them while packets flow.
+        The counters of both directions, on top of what a worker before us has counted, and the offloads that may be
+        used: without those that the kernel has refused for good, and with trains, which it may take again.
         """
+        base = await self._read_lanes()
+        gso = ["gso"] if self._offload.gso else []
+        return base | {"offload": [name for name in base["offload"] if name != "gso"] + gso}
+
+    async def _read_lanes(self) -> dict[str, Any]:
+        """As `base`, with the offloads in use; a refusal of the kernel withdraws some of them while packets flow."""
         sent, received = self._base.get("outbound", {}), self._base.get("inbound", {})
         used = asdict(self._offload)
         for lane in self._lanes:
@@ -107,11 +120,11 @@ class Carrier:
         }
 
     async def stats(self) -> dict[str, Any]:
-        """`socket_drops`: datagrams that the socket had no room for; `queue_drops`: packets that the device had none
-        for; `strangers`: datagrams that the kernel kept from us, and `seen`, whose some of them were; `mean_train`:
-        packets of an average train, of which a lone packet is none."""
+        """`socket_drops`: what the socket had no room for; `queue_drops`: what the device had none for; `strangers`:
+        what the kernel kept from us, and `seen`, whose some of it was; `mean_train`: packets of an average train, of
+        which a lone packet is none. The kernel counts a whole train as one in the first three."""
         self._seen.look()
-        base = await self.base()
+        base = await self._read_lanes()
         for direction in (base["outbound"], base["inbound"]):
             trains = direction["trains"]
             direction["mean_train"] = round(direction["train_packets"] / trains, 1) if trains else 0.0

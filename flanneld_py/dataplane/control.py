@@ -31,12 +31,12 @@ from struct import Struct
 from typing import Any
 
 from flanneld_py.dataplane import lpm, sockfilter
-from flanneld_py.dataplane.lane import MOST_LANES
 from flanneld_py.model.entry import UdpPeer, UdpWorker
 
 VERSION = 3
 MAX_BYTES = 16384
-MAX_FDS = 2 * MOST_LANES + 3
+MAX_FDS = 64
+"""A release is understood also from a worker that has more lanes than one of ours would."""
 
 _LOAD = Struct("=4I")
 _MAGIC = 0x4C554446

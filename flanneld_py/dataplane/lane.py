@@ -1,12 +1,13 @@
 """A lane: one queue of the TUN device, one socket, and a thread that pumps packets between them, both ways. I/O.
 
-There is a lane for each processor, at most MOST_LANES. The kernel gives a lane the datagrams that arrive on its
-processor (`sockfilter.py`), and of the TUN device's packets those of the flows whose answers came by this lane; a flow
-without answers goes by its hash (drivers/net/tun.c tun_automq_select_queue). So a flow stays on one processor from the
-device to the pod, and its data in that processor's cache; the thread has to stay there too.
+There are as many as processors, at most MOST_LANES. A peer has its lane, chosen by its address (`sockfilter.py`), and
+what it sends stays in order. Of the device's packets a lane gets those of the flows whose answers came by it; a flow
+without answers in the last 3 s goes by its hash (drivers/net/tun.c tun_automq_select_queue), and the first packets by
+another lane may overtake the last ones by this one.
 
-A flow's order is kept because all of it goes through one lane. Where the device may change the processor that a peer's
-datagrams arrive on (`UdpWorker.by_sender`), the lane is chosen by the peer's address instead.
+On a veth what arrives is on the processor that it was sent on, and the lane is chosen by that (`UdpWorker.by_sender` is
+false): a flow stays on one processor from its pod to the other one, and its data in that processor's cache. The threads
+have to stay there too.
 """
 
 import asyncio
@@ -49,16 +50,21 @@ def choose_processors(lanes: int, allowed: Collection[int]) -> list[int]:
 class Lane:
     """Moves packets from `start` to `stop`. The queue `tun` and the socket must stay open as long as the process."""
 
-    def __init__(
-        self, pumps: tuple[Encap, Decap], tun: int, sock: socket.socket, *, processor: int, gone: Gone
-    ) -> None:
+    def __init__(self, pumps: tuple[Encap, Decap], tun: int, sock: socket.socket, *, number: int, gone: Gone) -> None:
         self.encap, self.decap = pumps
         self._tun, self._sock = tun, sock
-        self._processor, self._gone = processor, gone
+        self._gone = gone
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._orders: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._moving = False
-        Thread(target=self._run, name=f"lane {processor}", daemon=True).start()
+        self._thread = Thread(target=self._run, name=f"lane {number}", daemon=True)
+        self._thread.start()
+
+    def stay_on(self, processors: Collection[int]) -> None:
+        """Let the thread run there alone."""
+        if self._thread.native_id is not None:
+            with suppress(OSError):  # one that was taken from us meanwhile
+                os.sched_setaffinity(self._thread.native_id, processors)
 
     def start(self) -> None:
         self._order(self._move)
@@ -85,8 +91,6 @@ class Lane:
         os.eventfd_write(self._wake, 1)
 
     def _run(self) -> None:
-        with suppress(OSError):  # a processor that was taken from us meanwhile
-            os.sched_setaffinity(0, {self._processor})
         woken = poll()
         woken.register(self._wake, POLLIN)
         while True:

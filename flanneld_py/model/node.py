@@ -44,8 +44,8 @@ class InterfaceAddress:
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """A candidate for the external interface. `steady`: whether packets of one sender are known to arrive on one
-    processor."""
+    """A candidate for the external interface. `steady`: whether packets arrive on the processor that they
+    were sent on."""
 
     name: str
     index: int

@@ -5,7 +5,7 @@ from ipaddress import ip_address
 from flanneld_py.errors import KernelError
 from flanneld_py.model.extiface import Reached, Underlay
 from flanneld_py.model.node import Interface, InterfaceAddress
-from flanneld_py.netlink.linkcodec import IFF_LOOPBACK, LinkState
+from flanneld_py.netlink.linkcodec import IFF_LOOPBACK
 from flanneld_py.netlink.links import read_addresses, read_links
 from flanneld_py.netlink.routes import PROTOCOL_RA, DefaultRoute, default_routes, route_to
 from flanneld_py.netlink.socket import NetlinkSocket
@@ -24,20 +24,19 @@ def read_interfaces(sock: NetlinkSocket) -> tuple[Interface, ...]:
         )
         addresses.setdefault(state.index, []).append(address)
     return tuple(
-        Interface(link.name, link.index, link.mtu, link.up, tuple(addresses.get(link.index, ())), _is_steady(link))
+        Interface(
+            link.name,
+            link.index,
+            link.mtu,
+            link.up,
+            tuple(addresses.get(link.index, ())),
+            # What is sent into a veth arrives on the sender's processor. Of a card it depends on more than its hash:
+            # interrupts that are moved, NAPI in a thread; and a virtio device's queue on what we sent last.
+            steady=link.kind == "veth",
+        )
         for link in read_links(sock)
         if not link.flags & IFF_LOOPBACK or addresses.get(link.index)
     )
-
-
-def _is_steady(link: LinkState) -> bool:
-    """Known to hand all that one sender sends from one port to one processor: a network card, by a hash (RSS), and a
-    veth, by the processor that it was sent on.
-
-    Not so a virtio device with several queues: its host chooses by what we sent last (drivers/net/tun.c). Nor can it be
-    told of a device that stands upon others.
-    """
-    return link.kind == "veth" or link.bus == "pci"
 
 
 def read_underlay(sock: NetlinkSocket, can_reach: str = "") -> Underlay:

@@ -28,7 +28,6 @@ IFF_UP, IFF_LOOPBACK = 0x1, 0x8
 _ARPHRD_ETHER = 1
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK = 1, 3, 4, 5
 _IFLA_LINKINFO, _IFLA_IFALIAS, _IFLA_EXT_MASK, _IFLA_LINK_NETNSID = 18, 20, 29, 37
-_IFLA_PARENT_DEV_BUS_NAME = 57
 _IFLA_INFO_KIND, _IFLA_INFO_DATA = 1, 2
 _EXT_FILTER_SKIP_STATS = 8
 _VXLAN_ID, _VXLAN_GROUP, _VXLAN_LINK, _VXLAN_LOCAL, _VXLAN_LEARNING = 1, 2, 3, 4, 7
@@ -62,8 +61,7 @@ class VxlanState:
 @dataclass(frozen=True, slots=True)
 class LinkState:
     """A network device as the kernel shows it. `kind` is "" for one that no driver of virtual devices made, and
-    SINGLE_QUEUE for a TUN device that stays and can have one queue only. `bus`: where its hardware is, "pci" or
-    "virtio", say; "" if it has none, and before Linux 5.14."""
+    SINGLE_QUEUE for a TUN device that stays and can have one queue only."""
 
     index: int
     name: str
@@ -74,7 +72,6 @@ class LinkState:
     flags: int
     foreign_underlay: bool = False
     vxlan: VxlanState | None = None
-    bus: str = ""
 
     @property
     def up(self) -> bool:
@@ -150,7 +147,6 @@ def decode_link(body: bytes) -> LinkState | None:
         flags,
         foreign_underlay=_IFLA_LINK_NETNSID in attrs,
         vxlan=_decode_vxlan(data) if kind == "vxlan" else None,
-        bus=text(attrs, _IFLA_PARENT_DEV_BUS_NAME),
     )
 
 

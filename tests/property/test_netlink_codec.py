@@ -6,7 +6,6 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.ndmsg import ndmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
@@ -156,16 +155,6 @@ def test_forwarding_entries_are_encoded_as_pyroute2_does(entry: FdbEntry) -> Non
     state = 0x80 if entry.permanent else 0x02
     fields = {"family": 7, "ifindex": INDEXES[entry.dev], "state": state, "flags": 2}
     assert data == by_pyroute2(ndmsg(), fields, attrs, only(data))
-
-
-def test_the_bus_of_a_device_is_read_as_pyroute2_writes_it() -> None:
-    """No device of a network namespace has one, so here is a message made up."""
-    for bus in ("pci", "virtio", ""):
-        attrs = [("IFLA_IFNAME", "eth0"), ("IFLA_MTU", 1500)] + ([("IFLA_PARENT_DEV_BUS_NAME", bus)] if bus else [])
-        data = by_pyroute2(ifinfmsg(), {"family": 0, "index": 2}, attrs, Message(16, 0, 1, b""))
-        found = linkcodec.decode_link(only(data).body)
-        assert found is not None
-        assert (found.name, found.bus) == ("eth0", bus)
 
 
 TYPES = st.sampled_from([16, 17, 20, 21, 24, 25, 28, 29, 99])

@@ -225,6 +225,10 @@ def test_a_worker_of_newer_files_than_its_daemon_is_not_replaced_again_and_again
     run(scenario)
 
 
+def processors_of_threads(pid: int) -> set[frozenset[int]]:
+    return {frozenset(os.sched_getaffinity(int(task.name))) for task in Path(f"/proc/{pid}/task").iterdir()}
+
+
 def test_another_way_to_choose_lanes_needs_no_other_worker(run: Run, tmp_path: Path) -> None:
     async def scenario() -> None:
         made = await started(tmp_path)
@@ -235,6 +239,7 @@ def test_another_way_to_choose_lanes_needs_no_other_worker(run: Run, tmp_path: P
         assert after is not None
         assert (before["by_sender"], after["by_sender"]) == (False, True)
         assert after["pid"] == before["pid"]
+        assert processors_of_threads(after["pid"]) == {frozenset(os.sched_getaffinity(0))}
         made.close()
 
     run(scenario)
