@@ -63,6 +63,7 @@ class LeaseKeeper:
         self._lost: LeaseLost | None = None
         self._lease: Lease | None = None
         self._acquiring = False
+        self._heard: list[Lease | None] = []
 
     @property
     def lease(self) -> Lease:
@@ -73,12 +74,16 @@ class LeaseKeeper:
     async def acquire(self) -> Lease:
         """Take a lease. What was heard of an earlier one no longer counts."""
         self._acquiring = True
+        self._heard.clear()
         try:
             self._lease = lease = await self._store.acquire(self._request)
         finally:
             self._acquiring = False
         self._lost = None
         self._event.clear()
+        if any(found is not None and found.attrs == lease.attrs for found in self._heard):
+            # The store's answer came after the news of what it had done, and perhaps of what was done to that.
+            self.observe(self._heard[-1])
         # Its next loss, or the next run, must ask for this subnet first.
         self._request = replace(self._request, previous=lease.subnets)
         return lease
@@ -86,9 +91,11 @@ class LeaseKeeper:
     def observe(self, found: Lease | None) -> None:
         """What the store says of our own key now: None, it is gone."""
         own = self._lease
-        if own is None or self._acquiring:
+        if own is None:
             return
-        if found is None:
+        if self._acquiring:
+            self._heard.append(found)
+        elif found is None:
             self._lose(f"the lease {own} was revoked: its key {own.key} is gone from the store")
         elif found.attrs != own.attrs:
             self._lose(f"the lease {own} was taken: its key {own.key} now holds {_described(found)}")

@@ -2,6 +2,7 @@
 
 import json
 import time
+from functools import partial
 
 import pytest
 
@@ -47,14 +48,19 @@ def test_without_reacquire_a_lost_lease_ends_the_daemon_and_leaves_the_data_path
     assert link(daemon.namespace, "flannel.1")["ifindex"] == index
 
 
+def knows_of_more(daemon: Daemon, losses: int) -> bool:
+    return len(daemon.lines("after the loss of")) > losses
+
+
 def test_with_reacquire_a_revoked_lease_is_taken_again(ground: Ground) -> None:
     daemon = started(ground, "--reacquire")
     key, before = own_key(daemon), daemon.env()
     value = ground.read(key)
     for _ in range(3):
+        losses = len(daemon.lines("after the loss of"))
         ground.delete(key)
         eventually("the key is back", lambda: ground.read(key) == value, lambda: (ground.read(""), daemon.log()))
-        eventually("the daemon knows", lambda: len(daemon.lines("after the loss of")) > 0)
+        eventually("the daemon knows", partial(knows_of_more, daemon, losses))
         eventually("it holds it", lambda: daemon.status()["stage"] == "ready")
     assert daemon.env() == before
     assert daemon.process.poll() is None

@@ -109,6 +109,42 @@ async def test_reacquire_asks_for_the_same_subnet_and_tells() -> None:
     assert kept.lease == other
 
 
+class SlowStore(ScriptedStore):
+    """Its second answer comes when `answer` is set, long after it has done what it was asked."""
+
+    def __init__(self, *leases: Lease) -> None:
+        super().__init__(*leases)
+        self.asked, self.answer = asyncio.Event(), asyncio.Event()
+
+    async def acquire(self, request: LeaseRequest) -> Lease:
+        lease = await super().acquire(request)
+        if len(self.requests) == 2:
+            self.asked.set()
+            await self.answer.wait()
+        return lease
+
+
+@pytest.mark.parametrize("news", [(LEASE, None), (None, LEASE, None), (LEASE,), (None,), ()])
+async def test_what_is_heard_before_the_store_answers_counts_if_it_is_news_of_the_new_lease(
+    news: tuple[Lease | None, ...],
+) -> None:
+    store = SlowStore(LEASE, LEASE, LEASE)
+    kept = keeper(store, reacquire=True)
+    await kept.acquire()
+    running = asyncio.create_task(kept.run(ignore))
+    kept.observe(None)
+    await store.asked.wait()
+    for one in news:
+        kept.observe(one)
+    store.answer.set()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert len(store.requests) == (3 if LEASE in news and news[-1] is None else 2)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
 async def test_a_renewal_that_finds_the_key_gone_counts_as_loss() -> None:
     store = ScriptedStore(LEASE)
     store.refuse = LeaseLost("gone")
