@@ -6,6 +6,11 @@ from collections.abc import Iterator
 from pathlib import PurePath
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A machine with much to do may stop for longer than an example may take.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 OUTCOMES = ("passed", "failed", "error", "skipped", "xfailed", "xpassed")
 

@@ -12,6 +12,7 @@ import pytest
 from cni_plugin import scratch
 from tests.cni.node import NOTHING, SUBNET_ENV, TIMEOUT_S, Node, PodMaker, remove_namespace
 from tests.netns.space import Namespace
+from tests.waiting import eventually
 
 WAYS = ("plain", "resident")
 FIRST, LAST = map(int, os.environ.get("CNI_SEQUENCES", "0-11").split("-"))
@@ -155,6 +156,7 @@ class Sequence:
             self.pods[name] = self.make()
         bridges = self.node.space.ip_json("link", "show", "type", "bridge")
         self.node.space.batch([f"link del {bridge['ifname']}" for bridge in bridges])
+        eventually("the pods' links have gone with them", lambda: not self.node.links(), self.node.links)
 
     def interfaces(self, container: str) -> list[str]:
         return [link["ifname"] for link in self.pods[container].ip_json("link")]

@@ -125,7 +125,10 @@ def test_damage_is_repaired_by_event(ground: Ground, nft: bool, damage: str) -> 
     engine = "nft" if nft else "iptables-nft"
     before = rules(daemon.namespace)[engine]
     suffix = instance(daemon.folder / "subnet.env")
+    assert daemon.process is not None
+    daemon.process.send_signal(signal.SIGSTOP)  # a repair in the middle of the damage would spoil that
     shell(daemon.namespace, damage.replace("{suffix}", f"-{suffix}"))
+    daemon.process.send_signal(signal.SIGCONT)
     eventually("repaired", lambda: rules(daemon.namespace)[engine] == before, lambda: rules(daemon.namespace))
 
 

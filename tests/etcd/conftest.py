@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from flanneld_py.etcd.client import EtcdAccess, EtcdClient
+from flanneld_py.store import etcd_holder
 from flanneld_py.store.base import Condition
 from flanneld_py.store.etcd import EtcdStore
 from tests.etcd.certificates import Authority
@@ -97,7 +98,9 @@ async def clients(reports: Reports) -> AsyncIterator[Callable[..., EtcdClient]]:
 
 
 @pytest.fixture
-async def stores(reports: Reports) -> AsyncIterator[Callable[..., EtcdStore]]:
+async def stores(reports: Reports, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Callable[..., EtcdStore]]:
+    """They take the time to leave nothing behind, also on a slow machine."""
+    monkeypatch.setattr(etcd_holder, "_COURTESY_S", 5.0)
     made: list[EtcdStore] = []
 
     def make(server: Server, prefix: str, *, access: dict[str, Any] | None = None, **options: Any) -> EtcdStore:

@@ -70,6 +70,7 @@ class Server:
             *(f"--listen-client-urls={self.url}", f"--advertise-client-urls={self.url}"),
             *(f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}"),
             *(f"--initial-cluster={self.cluster or self.peer}", "--heartbeat-interval=50", "--election-timeout=500"),
+            "--unsafe-no-fsync",  # processes end here, machines do not
             *self.tls,
             *self.extra,
         ]
@@ -87,7 +88,7 @@ class Server:
     def ready(self) -> bool:
         assert self.process is not None and self.process.poll() is None, f"{self.name} has ended"
         try:
-            asked = self.ctl("get", "any-key", check=False)
+            asked = self.ctl("get", "any-key", check=False, limit_s=2)
         except subprocess.TimeoutExpired:
             return False
         return asked.returncode == 0 or "user name is empty" in asked.stderr
@@ -102,13 +103,13 @@ class Server:
     def wipe(self) -> None:
         shutil.rmtree(self.data)
 
-    def ctl(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def ctl(self, *words: str, check: bool = True, limit_s: int = 20) -> subprocess.CompletedProcess[str]:
         """etcdctl, as an operator uses it: the second opinion in these tests."""
         flags = {"--cert-file": "--cert", "--key-file": "--key", "--trusted-ca-file": "--cacert"}
         pairs = [flag.partition("=") for flag in self.tls]
         tls = [f"{flags[name]}={value}" for name, _, value in pairs if name in flags]
         if self.tls and "--trusted-ca-file" not in {name for name, _, _ in pairs}:
             tls.append(f"--cacert={self.folder}/ca.crt")
-        argv = [binary("etcdctl"), f"--endpoints={self.url}", "--command-timeout=2s", *tls, *words]
+        argv = [binary("etcdctl"), f"--endpoints={self.url}", f"--command-timeout={limit_s}s", *tls, *words]
         env = {"PATH": os.environ.get("PATH", ""), "ETCDCTL_API": "3"}
-        return subprocess.run(argv, capture_output=True, text=True, timeout=10, env=env, check=check)
+        return subprocess.run(argv, capture_output=True, text=True, timeout=limit_s + 10, env=env, check=check)

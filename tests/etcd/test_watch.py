@@ -31,7 +31,7 @@ async def test_watch_tells_of_others_and_of_ourselves(etcd: Server, prefix: str,
 
 
 async def test_watch_tells_when_a_lease_expires(etcd: Server, prefix: str, stores: Stores) -> None:
-    lease = await stores(etcd, prefix, ttl_s=1).acquire(request(1))
+    lease = await stores(etcd, prefix, ttl_s=5).acquire(request(1))
     async with aclosing(stores(etcd, prefix).watch()) as messages, asyncio.timeout(30):
         assert await anext(messages) == Snapshot((lease,))
         assert await anext(messages) == Gone(lease.subnets)

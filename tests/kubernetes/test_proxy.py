@@ -137,7 +137,7 @@ async def test_a_watch_that_goes_silent_stays_open(cluster: Cluster, proxy: Faul
             return str(first)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("tests.kubernetes.account.TIMEOUT_S", 1.0)
+        patched.setattr("tests.kubernetes.account.TIMEOUT_S", 5.0)
         assert await asyncio.to_thread(first_then_silence) == "ADDED"
 
 

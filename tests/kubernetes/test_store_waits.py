@@ -12,7 +12,7 @@ from tests.kubernetes.cluster import Cluster
 from tests.kubernetes.stores import DUAL, Stores, ask, config, lease
 from tests.waiting import eventually
 
-DEADLINE_S = 20
+DEADLINE_S = 60
 
 
 @pytest.fixture

@@ -31,12 +31,12 @@ class CheckedStream:
         with closing(tcp_socket(target.namespace)) as listener:
             listener.bind((str(target.address), 0))
             listener.listen(1)
-            listener.settimeout(10)
+            listener.settimeout(60)
             self._sender = tcp_socket(source.namespace)
-            self._sender.settimeout(10)
+            self._sender.settimeout(60)
             self._sender.connect((str(target.address), listener.getsockname()[1]))
             self._receiver, _ = listener.accept()
-        self._receiver.settimeout(10)
+        self._receiver.settimeout(60)
         self._threads = [threading.Thread(target=body, daemon=True) for body in (self._send, self._receive)]
 
     def __enter__(self) -> "CheckedStream":
@@ -51,7 +51,7 @@ class CheckedStream:
         self._sender.close()
         self._receiver.close()
 
-    def wait_for(self, size: int, timeout_s: float = 15.0) -> None:
+    def wait_for(self, size: int, timeout_s: float = 60.0) -> None:
         """Ensure that so many more bytes arrive, and are the right ones."""
         with self._progress:
             goal = self._verified + size

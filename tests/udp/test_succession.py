@@ -38,10 +38,14 @@ class Container:
 
         def well() -> bool:
             assert process.alive(self._shell), self.log()
-            return "Wrote subnet file" in self.log() and bool(self.worker()) and self._field.ask(1)["ops"] == []
+            return "Wrote subnet file" in self.log() and bool(self.worker()) and self._is_settled()
 
         eventually("the daemon is ready", well, lambda: (self.log(), ask(self._field.folder(1), "status")))
         return self
+
+    def _is_settled(self) -> bool:
+        """Its answer may be long in coming while a worker loads its code."""
+        return (ask(self._field.folder(1), "status") or {}).get("ops") == []
 
     @property
     def daemon(self) -> process.Process:

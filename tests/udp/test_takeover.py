@@ -58,11 +58,11 @@ def test_after_a_stop_the_worker_lingers_and_then_frees_device_and_port(field: U
 
 def test_a_daemon_that_comes_back_in_time_ends_the_linger(field: UdpField) -> None:
     field.stop(1)
-    field.restart(1, "--udp-linger=8")
+    field.restart(1, "--udp-linger=20")
     worker = field.worker_process(1)
     field.stop(1)
     field.restart(1)
-    assert not process.wait(worker, 9.0), "the worker left although a daemon had taken it over"
+    assert not process.wait(worker, 21.0), "the worker left although a daemon had taken it over"
     assert field.worker_process(1) == worker
 
 

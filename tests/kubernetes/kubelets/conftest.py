@@ -16,14 +16,16 @@ __all__ = ["image"]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the variants that the mark `variants` of a test does not name."""
+    """Leave out the variants that the mark `variants` of a test does not name; and put the cluster's tests last, for it
+    takes much of the machine until the end of all tests."""
     out = []
     for item in items:
         mark = item.get_closest_marker("variants")
         if mark is not None and getattr(item, "callspec").params["variant"] not in mark.args:  # noqa: B009
             out.append(item)
     config.hook.pytest_deselected(items=out)
-    items[:] = [item for item in items if item not in out]
+    here = Path(__file__).parent
+    items[:] = sorted((item for item in items if item not in out), key=lambda item: here in item.path.parents)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from tests.waiting import eventually
 
 SET = "/apis/apps/v1/namespaces/kube-flannel/daemonsets/kube-flannel-ds"
 ARRIVALS = 100
-ROLLING_S = 100.0
+ROLLING_S = 300.0
 """A node after the other, each with a pod that starts within a tenth of a CPU and must be ready for a while."""
 
 

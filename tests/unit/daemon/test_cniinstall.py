@@ -104,10 +104,9 @@ def test_installer_that_has_ended_may_have_its_output_open(tmp_path: Path, monke
     """The moment between its end and the end of its output, which a child of its own holds."""
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
-    words = "f'{os.getppid()} {os.getpid()}'"
-    installer(
-        monkeypatch, f"import os, signal, sys; os.fork() or (open(sys.argv[1], 'w').write({words}), signal.pause())"
-    )
+    words = "f'{parent} {os.getpid()}'"
+    child = f"(open(sys.argv[1], 'w').write({words}), signal.pause())"
+    installer(monkeypatch, f"import os, signal, sys; parent = os.getpid(); os.fork() or {child}")
 
     async def scenario() -> None:
         task = asyncio.create_task(cniinstall._install([str(fifo)]))
