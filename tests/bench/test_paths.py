@@ -61,8 +61,7 @@ def test_two_paths_are_measured(prefix: str, tmp_path: Path, capsys: pytest.Capt
         ("direct", "measured"), ("vxlan", "measured"), ("udp", "measured"),
     ]  # fmt: skip
     direct, vxlan, udp = ({turn.path: turn for turn in found.rounds}[name] for name in ("direct", "vxlan", "udp"))
-    # In a tenth of a second no answer may find its way past what a stream has queued at a TUN device.
-    assert not direct.failures and not vxlan.failures and not udp.failures.keys() - {"loaded"}
+    assert not direct.failures and not vxlan.failures and not udp.failures
     assert direct.values.keys() | udp.values.keys() == METRICS.keys()
     may_be_none = {"loss10k", "loss40k", "tcp1_retrans", "tcp4_retrans", "cpu_carrier", "cpu_daemon"}
     assert all(turn.values[name] > 0 for turn in (direct, vxlan, udp) for name in turn.values.keys() - may_be_none)
@@ -140,8 +139,7 @@ def test_generator_counts_what_arrives(prefix: str) -> None:
         # A slow machine sends fewer than it should, never more.
         assert 0 < paced["sent"] <= 500
         limited = bench.ask("rr", 20, "apart", seconds=30)
-        assert limited["asked"] == 20
-        assert limited["answered"] >= 15  # one that takes 100 ms counts as none
+        assert limited["answered"] == limited["asked"] == 20
         assert 0 < limited["p50_us"] <= limited["p99_us"]
         stream = bench.ask("tcp", 4)
         assert stream["bytes"] >= 4 * (128 << 10)

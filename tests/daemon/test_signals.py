@@ -15,8 +15,7 @@ from tests.daemon.field import Field, link, tables
 from tests.waiting import eventually
 
 CONFIG = '{"Network": "10.77.0.0/16", "Backend": {"Type": "vxlan"}}'
-STOP_S = 10.0
-"""What docker and kubelets leave, at least."""
+STOP_S = 2.0
 SLOW_IMPORT = """
 import os, sys, time
 

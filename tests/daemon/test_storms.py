@@ -127,7 +127,7 @@ def test_etcd_away_costs_no_packet_and_what_was_missed_is_caught_up(field: Field
         report = probe.stop()
     assert len(report.unsent) == 0
     # Node 2's device was away for as long as its repair took.
-    assert len(report.lost) < 1000
+    assert len(report.lost) < 100
     assert field.leases().keys() == {field.lease_key(number) for number in (1, 2, 3)}
 
 
