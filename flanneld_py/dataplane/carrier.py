@@ -44,7 +44,7 @@ class Carrier:
         self.held, self.load = held, load
         self._base = base
         self._seen = Strangers(held.strangers, base.get("strangers", 0))
-        worker, _ = control.decode_state(load.state)
+        worker = control.decode_worker(load.state)
         self._device = worker.dev
         self.implementation = made = pump.choose(worker.pump)
         self._offload = offload = Offload(**{name: name in base["offload"] for name in ("tso", "uso", "gso", "gro")})
@@ -79,7 +79,7 @@ class Carrier:
 
     def _divide(self, load: control.Load) -> None:
         """Settle which lane gets which datagrams, and where its thread runs, which others may have changed."""
-        worker, _ = control.decode_state(load.state)
+        worker = control.decode_worker(load.state)
         self._by_sender = worker.by_sender
         self.filtered = choose_socket(self.held.pumps, load.filter, by_sender=worker.by_sender)
         allowed = os.sched_getaffinity(0)

@@ -24,7 +24,8 @@ carries, and never two.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from ipaddress import IPv4Address, IPv4Network
 from struct import Struct
@@ -107,21 +108,36 @@ def _encode_state(worker: UdpWorker, peers: Sequence[UdpPeer]) -> bytes:
 
 def decode_state(state: bytes) -> tuple[UdpWorker, tuple[UdpPeer, ...]]:
     """The entries that a load was made from. ValueError: they were made by another version."""
-    try:
+    with _of_our_version():
         raw = json.loads(state)
-        fields = raw["worker"]
-        worker = UdpWorker(
-            **fields
-            | {
-                "local": IPv4Address(fields["local"]),
-                "own": IPv4Network(fields["own"]),
-                "offload": frozenset(fields["offload"]),
-            }
-        )
-        peers = tuple(
+        worker = _worker(raw)
+        return worker, tuple(
             UdpPeer(worker.dev, IPv4Network(subnet), IPv4Address(address), port, mtu, tuple(map(IPv4Address, sources)))
             for subnet, address, port, mtu, sources in raw["peers"]
         )
+
+
+def decode_worker(state: bytes) -> UdpWorker:
+    """As `decode_state`, without the peers, of which there may be thousands."""
+    with _of_our_version():
+        return _worker(json.loads(state))
+
+
+@contextmanager
+def _of_our_version() -> Iterator[None]:
+    try:
+        yield
     except (KeyError, TypeError) as error:
         raise ValueError(f"the worker's state is of another version: {error}") from None
-    return worker, peers
+
+
+def _worker(raw: dict[str, Any]) -> UdpWorker:
+    fields = raw["worker"]
+    return UdpWorker(
+        **fields
+        | {
+            "local": IPv4Address(fields["local"]),
+            "own": IPv4Network(fields["own"]),
+            "offload": frozenset(fields["offload"]),
+        }
+    )
