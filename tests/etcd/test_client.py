@@ -1,6 +1,7 @@
 """The client on a real server: lists, transactions, leases, watches, its end."""
 
 import asyncio
+import sys
 from collections.abc import Callable
 from contextlib import aclosing
 from random import Random
@@ -99,3 +100,37 @@ async def test_nothing_runs_after_close(etcd: Server, prefix: str) -> None:
     if left:  # gRPC's own, which end with the calls
         _, pending_still = await asyncio.wait(left, timeout=20)
         assert not pending_still
+
+
+_FORKS = """
+import asyncio, os, sys
+from random import Random
+from flanneld_py.etcd.client import EtcdAccess, EtcdClient
+
+async def main() -> None:
+    client = EtcdClient(EtcdAccess(endpoints=(sys.argv[1],), prefix=sys.argv[2]), Random(1))
+    await client.put(sys.argv[2].encode(), b"v")
+    child = os.fork()
+    if not child:
+        print(len(os.listdir("/proc/self/task")), flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
+    await client.close()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("environment", [{}, {"GRPC_ENABLE_FORK_SUPPORT": "1"}])
+async def test_a_child_has_no_threads_of_grpc(
+    etcd: Server, prefix: str, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They crash one of some hundred children before it becomes the program that was to be run."""
+    monkeypatch.delenv("GRPC_ENABLE_FORK_SUPPORT")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", _FORKS, etcd.url, prefix, stdout=asyncio.subprocess.PIPE
+    )
+    out, _ = await child.communicate()
+    assert (child.returncode, out) == (0, b"1\n")
