@@ -127,8 +127,8 @@ class RuleWatch:
         desired = reconciler.desired
         try:
             seen = await self._filter.known(desired)
-        except KernelError as err:
-            log.warning("%s", err)
+        except KernelError:
+            reconciler.look_again()  # who says why, and tries again in its own time
             return
         wanted = {key: one for key, one in desired.entries.items() if isinstance(one, Table | Admission)}
         differing = {key for key in wanted.keys() | seen.keys() if wanted.get(key) != seen.get(key)}

@@ -6,14 +6,17 @@ then takes the old ones away, and needs no code of its own.
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import suppress
+from dataclasses import replace
+from typing import TypeVar
 
 from flanneld_py.errors import KernelError
 from flanneld_py.model.entry import Desired, Entry, Failure, Key, Op, Verb
 from flanneld_py.model.net import Net
 from flanneld_py.model.ruleset import Admission, Engine, Table
 from flanneld_py.netfilter import nft
+from flanneld_py.netfilter.chains import LegacyChains, NftChains
 from flanneld_py.netfilter.foreign import Finding, NftForeign, find_legacy, unique
 from flanneld_py.netfilter.iptables import Iptables
 from flanneld_py.netfilter.legacy import has_legacy_admissions, has_legacy_chains
@@ -23,6 +26,7 @@ from flanneld_py.netfilter.walk import Packet
 from flanneld_py.netlink.wire import Refusal
 
 _FAMILIES = (4, 6)
+_T = TypeVar("_T")
 
 
 class PacketFilter:
@@ -34,7 +38,11 @@ class PacketFilter:
         self._netns = netns
         self._sock = NftSocket(netns=netns)
         self._programs = {engine: Programs(engine, netns=netns) for engine in Engine if engine is not Engine.NFT}
-        self._iptables = {engine: Iptables(programs) for engine, programs in self._programs.items()}
+        self._iptables = {
+            Engine.IPTABLES_NFT: Iptables(self._programs[Engine.IPTABLES_NFT], NftChains(self._sock)),
+            Engine.IPTABLES_LEGACY: Iptables(self._programs[Engine.IPTABLES_LEGACY], LegacyChains(netns)),
+        }
+        self._foreign: dict[Net, list[Finding]] = {}
         self._read: dict[Key, tuple[tuple[object, ...], Table | None]] = {}
 
     def close(self) -> None:
@@ -59,9 +67,9 @@ class PacketFilter:
             table = tables.get((Engine.IPTABLES_LEGACY, version))
             if has_legacy_chains(version, instance, netns=self._netns):
                 old = nft.leftover(Engine.IPTABLES_LEGACY, version, instance)
-                found |= _keyed(old if table is None else await self._iptables[Engine.IPTABLES_LEGACY].read(table))
+                found |= _keyed(old if table is None else await self._read_legacy(table))
             if has_legacy_admissions(version, instance, netns=self._netns):
-                found |= await self._iptables[Engine.IPTABLES_LEGACY].admissions(version, instance)
+                found |= await self._admissions(version, instance, wanted)
         return found
 
     def generation(self) -> int | None:
@@ -76,9 +84,11 @@ class PacketFilter:
             ours = [packet for packet in packets if packet.version == network.version]
             for packet in ours:
                 found += theirs.find(packet, network)
-            with suppress(KernelError):  # a legacy table, and no program that shows it: nothing can be said of it
+            # A legacy table that nobody can show now: what was found last stands.
+            with suppress(KernelError):
                 programs = self._programs[Engine.IPTABLES_LEGACY]
-                found += await find_legacy(programs, ours, network, instance, netns=self._netns)
+                self._foreign[network] = await find_legacy(programs, ours, network, instance, netns=self._netns)
+            found += self._foreign.get(network, [])
         return unique(found)
 
     async def apply(self, ops: Sequence[Op]) -> list[Failure]:
@@ -124,9 +134,38 @@ class PacketFilter:
         digest = nft.iptables_digest(self._sock, table.version, table.instance)
         before = self._read.get(table.key)
         if before is None or before[0] != digest:
-            before = (digest, await self._iptables[Engine.IPTABLES_NFT].read(table))
+            unread = _unread(table)
+            before = (digest, await _tried(self._iptables[Engine.IPTABLES_NFT].read(table), unread))
+            if before[1] is unread:
+                return unread
             self._read[table.key] = before
         return before[1]
+
+    async def _read_legacy(self, table: Table) -> Table | None:
+        return await _tried(self._iptables[Engine.IPTABLES_LEGACY].read(table), _unread(table))
+
+    async def _admissions(self, version: int, instance: str, wanted: Sequence[Table | Admission]) -> dict[Key, Entry]:
+        engine = Engine.IPTABLES_LEGACY
+        ours = (one for one in wanted if isinstance(one, Admission) and (one.engine, one.version) == (engine, version))
+        unread: dict[Key, Entry] = {one.key: replace(one, networks=()) for one in ours}
+        return await _tried(self._iptables[engine].admissions(version, instance), unread)
+
+
+async def _tried(reading: Awaitable[_T], unread: _T) -> _T:
+    """`unread`, if a program is there and cannot tell: something else than what is wanted.
+
+    So it is read again to be written; that fails, and says why, if it has to. What else there is to do is done.
+    """
+    try:
+        return await reading
+    except KernelError as err:
+        if not err.errno:
+            raise
+        return unread
+
+
+def _unread(table: Table) -> Table:
+    return nft.leftover(table.engine, table.version, table.instance)
 
 
 def _keyed(table: Table | None) -> dict[Key, Entry]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from flanneld_py.model.net import Net
 from flanneld_py.model.ruleset import Admission, Engine
-from flanneld_py.netfilter.iptablestext import admission_lines, judge_line, parse_saved
+from flanneld_py.netfilter.iptables import read_filter
+from flanneld_py.netfilter.iptablestext import admission_lines, judge_line
 from flanneld_py.netfilter.judge import Judge
 from flanneld_py.netfilter.legacy import legacy_tables
 from flanneld_py.netfilter.names import ADMITTING, nft_table
@@ -90,10 +91,10 @@ def _nft_finding(chain: ChainState, fate: Fate, place: str | None, network: Net,
 async def find_legacy(
     programs: Programs, packets: Sequence[Packet], network: Net, instance: str, *, netns: str | None = None
 ) -> list[Finding]:
-    """Legacy iptables' chain FORWARD, if it drops one of `packets`. KernelError: it is in use, and has no program."""
+    """Legacy iptables' chain FORWARD, if it drops one of `packets`. KernelError: it is in use, and cannot be read."""
     if not packets or "filter" not in legacy_tables(network.version, netns=netns):
         return []
-    lines = parse_saved((await programs.save(network.version, "filter")).out).get("filter", [])
+    lines = (await read_filter(programs, network.version)).get("filter", [])
     chains = {line.split()[0][1:]: line.split()[1] for line in lines if line.startswith(":")}
     rules = {name: _foreign_lines(lines, name, instance) for name in chains}
     for packet in packets:

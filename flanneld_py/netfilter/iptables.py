@@ -1,7 +1,11 @@
 """Rules of ours in one kind of iptables, written by its own programs: what they write stands among others' rules."""
 
+import errno
+from typing import Protocol
+
+from flanneld_py.errors import KernelError
 from flanneld_py.model.entry import Entry, Failure, Key, Op, Verb
-from flanneld_py.model.ruleset import Admission, Table
+from flanneld_py.model.ruleset import Admission, Engine, Table
 from flanneld_py.netfilter.iptablestext import (
     Saved,
     format_admission,
@@ -13,15 +17,34 @@ from flanneld_py.netfilter.iptablestext import (
 from flanneld_py.netfilter.names import IPTABLES_BASE, iptables_chain
 from flanneld_py.netfilter.programs import Outcome, Programs
 
-_LOCKED = 4
-"""Exit code of iptables for a lock that somebody holds (xshared.h RESOURCE_PROBLEM)."""
+_OTHER_PROBLEM = 1
+"""Exit code of `iptables -S` for a chain that is not there, or has a rule that iptables cannot show (xtables.h)."""
+_BASES = frozenset(base for _, base in IPTABLES_BASE.values())
+_NOT_SHOWN = "not-shown"
+"""Stands for the rules of a chain of ours of which iptables shows none, since one of them is not its own."""
+_NO_TABLE = "do you need to insmod"
+"""iptables-legacy of a table that the kernel does not have: then there are no chains in it."""
+
+
+class Chains(Protocol):
+    """What can be told of chains without iptables' programs."""
+
+    def has_chain(self, version: int, table: str, chain: str) -> bool: ...
+
+    def jumps(self, version: int, table: str, base: str, chain: str, why: str) -> list[str]:
+        """The rules in `base` that lead to `chain`, as `-A` lines.
+
+        KernelError: they cannot be told here either, and iptables cannot show them, which is `why`.
+        """
+        ...
 
 
 class Iptables:
-    """KernelError from every method: there is no program, or it hangs."""
+    """KernelError from every method: there is no program, it hangs, or it cannot tell what is there."""
 
-    def __init__(self, programs: Programs) -> None:
+    def __init__(self, programs: Programs, chains: Chains) -> None:
         self._programs = programs
+        self._chains = chains
 
     async def read(self, table: Table) -> Table | None:
         """Ours as it is, for a table that we want; None: there is nothing of it."""
@@ -29,8 +52,8 @@ class Iptables:
 
     async def admissions(self, version: int, instance: str) -> dict[Key, Entry]:
         """Ours in chains of others, as they are."""
-        done = await self._programs.save(version, "filter")
-        found = read_admissions(parse_saved(done.out), self._programs.engine, version, instance)
+        saved = await read_filter(self._programs, version)
+        found = read_admissions(saved, self._programs.engine, version, instance)
         return {entry.key: entry for entry in found}
 
     async def apply(self, op: Op) -> Failure | None:
@@ -42,10 +65,8 @@ class Iptables:
             wanted = Table(entry.engine, entry.version, entry.instance, () if op.verb is Verb.DELETE else entry.chains)
             text = format_table(wanted, saved)
         else:
-            done = await self._programs.list(entry.version, entry.table, entry.chain)
-            text = format_admission(
-                entry, {entry.table: parse_saved(done.out).get("", [])}, delete=op.verb is Verb.DELETE
-            )
+            lines = await self._list(entry.version, entry.table, entry.chain)
+            text = format_admission(entry, {entry.table: lines}, delete=op.verb is Verb.DELETE)
         if not text:
             return None
         done = await self._programs.restore(entry.version, text)
@@ -55,21 +76,62 @@ class Iptables:
         """Only our chains and those that call them: others may hold a hundred thousand rules."""
         saved: Saved = {}
         for hook, (name, base) in IPTABLES_BASE.items():
-            lines = saved.setdefault(name, [])
-            for chain in (iptables_chain(hook, table.instance), base):
-                done = await self._programs.list(table.version, name, chain)
-                if done.code == 0:
-                    lines += parse_saved(done.out).get("", [])
+            chain = iptables_chain(hook, table.instance)
+            saved.setdefault(name, []).extend(await self._ours(table.version, name, chain))
+            saved[name] += await self._list(table.version, name, base, jumping_to=chain)
         return saved
+
+    async def _ours(self, version: int, table: str, chain: str) -> list[str]:
+        done = await self._programs.list(version, table, chain)
+        if done.code == _OTHER_PROBLEM and self._chains.has_chain(version, table, chain):
+            return [f":{chain} - [0:0]", f"-A {chain} -j {_NOT_SHOWN}"]
+        return self._lines(done, absent=done.code == _OTHER_PROBLEM)
+
+    async def _list(self, version: int, table: str, chain: str, *, jumping_to: str = "") -> list[str]:
+        """A chain of others; of one that iptables cannot show no more than what leads to `jumping_to`."""
+        done = await self._programs.list(version, table, chain)
+        hidden = done.code == _OTHER_PROBLEM and (chain in _BASES or self._chains.has_chain(version, table, chain))
+        if hidden and jumping_to:
+            return self._chains.jumps(version, table, chain, jumping_to, done.reason)
+        return self._lines(done, absent=done.code == _OTHER_PROBLEM and not hidden)
+
+    def _lines(self, done: Outcome, *, absent: bool) -> list[str]:
+        """No lines for a chain that is not there, and for nothing else: what was not read would be added once more."""
+        if absent or _NO_TABLE in done.err:
+            return []
+        if done.code != 0:
+            raise _unread(self._programs.engine, done)
+        return parse_saved(done.out).get("", [])
 
 
 def failed(op: Op, done: Outcome) -> Failure:
     """The Failure for a program that did not do what was asked of it."""
-    hint, cannot = None, False
-    if done.code == _LOCKED or "xtables lock" in done.err:
-        hint = "another program holds the lock /run/xtables.lock for long: see fuser /run/xtables.lock"
-    elif "ermission denied" in done.err or "you must be root" in done.err:
-        hint, cannot = "run with CAP_NET_ADMIN in this network namespace", True
-    elif "can't initialize" in done.err or "not supported" in done.err:
-        hint = "the kernel lacks it: modprobe ip_tables, nf_tables and nft_compat, or use another --packet-filter"
-    return Failure(op, done.reason, hint=hint, cannot=cannot)
+    hint, code = _mend(done)
+    return Failure(op, done.reason, hint=hint, cannot=code == errno.EPERM)
+
+
+async def read_filter(programs: Programs, version: int) -> Saved:
+    """All of the table filter. KernelError as from `Iptables`."""
+    done = await programs.save(version, "filter")
+    if done.code != 0:
+        raise _unread(programs.engine, done)
+    return parse_saved(done.out)
+
+
+def _unread(engine: Engine, done: Outcome) -> KernelError:
+    hint, code = _mend(done)
+    return KernelError(f"cannot read the rules of {engine.value}: {done.reason}", hint=hint, errno=code)
+
+
+def _mend(done: Outcome) -> tuple[str | None, int]:
+    """What helps, and the kind of trouble: EPERM stays as it is, EAGAIN may have passed the next time."""
+    if "lock file" in done.err:
+        return "let the daemon write /run/xtables.lock, the lock of every iptables of the host", errno.EAGAIN
+    if "xtables lock" in done.err:
+        return "another program holds the lock /run/xtables.lock for long: see fuser /run/xtables.lock", errno.EAGAIN
+    if "ermission denied" in done.err or "you must be root" in done.err:
+        return "run with CAP_NET_ADMIN in this network namespace", errno.EPERM
+    if "can't initialize" in done.err or "not supported" in done.err:
+        mend = "modprobe ip_tables, nf_tables and nft_compat, or use another --packet-filter"
+        return f"the kernel lacks it: {mend}", errno.EOPNOTSUPP
+    return None, errno.EAGAIN

@@ -4,11 +4,14 @@ include/uapi/linux/netfilter_ipv4/ip_tables.h: struct ipt_getinfo and struct ipt
 """
 
 import ctypes
+import errno
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 from struct import Struct
 
+from flanneld_py.errors import KernelError
 from flanneld_py.netfilter.names import IPTABLES_BASE, admission_comment, iptables_chain
 from flanneld_py.netlink.netns import Netns, in_netns
 
@@ -17,6 +20,7 @@ _INFO = Struct("=32sI5I5III")
 """Name, valid hooks, entry and underflow of each hook, number of entries, their bytes."""
 _ENTRIES = Struct("=32sI4x")
 _LEVEL = {4: (socket.AF_INET, socket.IPPROTO_IP), 6: (socket.AF_INET6, socket.IPPROTO_IPV6)}
+_TRIES = 100
 _NAMES = {4: "ip_tables_names", 6: "ip6_tables_names"}
 
 
@@ -36,15 +40,15 @@ def legacy_tables(version: int, *, netns: Netns = None) -> tuple[str, ...]:
 def has_legacy_chains(version: int, instance: str, *, netns: Netns = None) -> bool:
     """Whether a chain of ours is there."""
     wanted = {table: iptables_chain(hook, instance) for hook, (table, _) in IPTABLES_BASE.items()}
-    return any(_holds(version, table, name, netns) for table, name in wanted.items())
+    return any(holds(version, table, name, netns) for table, name in wanted.items())
 
 
 def has_legacy_admissions(version: int, instance: str, *, netns: Netns = None) -> bool:
     """Whether rules of ours are in chains of others."""
-    return _holds(version, "filter", admission_comment(instance), netns)
+    return holds(version, "filter", admission_comment(instance), netns)
 
 
-def _holds(version: int, table: str, text: str, netns: Netns) -> bool:
+def holds(version: int, table: str, text: str, netns: Netns) -> bool:
     """Whether the table has a chain of that name, or a rule with that comment."""
     if table not in legacy_tables(version, netns=netns):
         return False
@@ -62,15 +66,20 @@ def has_chains_like(version: int, start: str, *, netns: Netns = None) -> bool:
 def _entries(version: int, table: str) -> bytes:
     """The table as the kernel holds it; b"" if it cannot be read."""
     family, level = _LEVEL[version]
-    name = table.encode()
     try:
         with socket.socket(family, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_RAW) as sock:
-            info = _get(sock, level, _GET_INFO, _INFO.pack(name, *(0 for _ in range(13))))
-            size = _INFO.unpack(info)[-1]
-            found = _get(sock, level, _GET_ENTRIES, _ENTRIES.pack(name, size) + bytes(size))
+            for _ in range(_TRIES):
+                with suppress(BlockingIOError):  # somebody changed the table between the two questions
+                    return _ask_entries(sock, level, table.encode())
     except OSError:
         return b""
-    return found[_ENTRIES.size :]
+    raise KernelError(f"cannot read the legacy table {table}: it never rests", errno=errno.EAGAIN)
+
+
+def _ask_entries(sock: socket.socket, level: int, name: bytes) -> bytes:
+    info = _get(sock, level, _GET_INFO, _INFO.pack(name, *(0 for _ in range(13))))
+    size = _INFO.unpack(info)[-1]
+    return _get(sock, level, _GET_ENTRIES, _ENTRIES.pack(name, size) + bytes(size))[_ENTRIES.size :]
 
 
 def _get(sock: socket.socket, level: int, option: int, request: bytes) -> bytes:

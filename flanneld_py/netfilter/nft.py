@@ -183,6 +183,13 @@ def _xt_comment(expressions: Sequence[Expression]) -> str | None:
     return None
 
 
+def jump_comment(expressions: Sequence[Expression]) -> str | None:
+    """The comment, if a rule with one is nothing but a jump; None: it is something else."""
+    others = [one for one in expressions if one.name not in {"counter", "match", "immediate"}]
+    matches = sum(one.name == "match" for one in expressions)
+    return _xt_comment(expressions) if not others and matches == 1 else None
+
+
 def leftover(engine: Engine, version: int, instance: str) -> Table:
     """Stands for rules of an engine that is not ours now: what they are does not matter, for they go."""
     return replace(Table(engine, version, instance, ()), strange=True)

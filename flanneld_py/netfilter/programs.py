@@ -7,6 +7,8 @@ import subprocess
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from errno import EAGAIN
+from signal import strsignal
 
 from flanneld_py.errors import KernelError
 from flanneld_py.model.ruleset import Engine
@@ -28,6 +30,8 @@ class Outcome:
     @property
     def reason(self) -> str:
         """The first line that says something."""
+        if self.code < 0:
+            return f"ended by {strsignal(-self.code)}"
         lines = (line.strip() for line in self.err.splitlines() if not line.startswith("#"))
         return next(filter(None, lines), f"exit code {self.code}")
 
@@ -68,23 +72,26 @@ class Programs:
         if program is None:
             raise KernelError(f"there is no {named}", hint=_INSTALL)
         # Not a pipe: uvloop fails where a child ends before it has read all of one.
-        with os.fdopen(os.memfd_create(named), "w+") as stdin:
-            stdin.write(text)
-            stdin.seek(0)
-            child = await asyncio.create_subprocess_exec(
-                *self._prefix,
-                program,
-                *words,
-                stdin=stdin,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env={"PATH": search_path(), "LC_ALL": "C"},
-            )
+        try:
+            with os.fdopen(os.memfd_create(named), "w+") as stdin:
+                stdin.write(text)
+                stdin.seek(0)
+                child = await asyncio.create_subprocess_exec(
+                    *self._prefix,
+                    program,
+                    *words,
+                    stdin=stdin,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    env={"PATH": search_path(), "LC_ALL": "C"},
+                )
+        except OSError as error:
+            raise KernelError(f"cannot run {named}: {error.strerror}", errno=EAGAIN) from error
         try:
             async with asyncio.timeout(_LIMIT_S):
                 out, err = await child.communicate()
         except TimeoutError:
-            raise KernelError(f"{named} did not end in {_LIMIT_S:.0f} s") from None
+            raise KernelError(f"{named} did not end in {_LIMIT_S:.0f} s", errno=EAGAIN) from None
         finally:
             if child.returncode is None:
                 with suppress(ProcessLookupError):
@@ -105,5 +112,7 @@ def _plain_engine() -> Engine | None:
     try:
         done = subprocess.run([program, "-V"], capture_output=True, text=True, timeout=_LIMIT_S, check=False)
     except (OSError, subprocess.TimeoutExpired):
+        return None
+    if done.returncode != 0:
         return None
     return Engine.IPTABLES_NFT if "nf_tables" in done.stdout else Engine.IPTABLES_LEGACY
