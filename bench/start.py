@@ -7,8 +7,9 @@ import time
 from collections.abc import Sequence
 
 from bench.report import Figure, render
-from flanneld_py.lab import build, process, servers
+from flanneld_py.lab import build, servers
 from flanneld_py.lab.build import Lab
+from flanneld_py.lab.namespaces import inside
 from flanneld_py.lab.progress import Silent
 from flanneld_py.lab.topology import Firewall, LabSpec, Wiring
 
@@ -56,8 +57,10 @@ def _daemon(lab: Lab, *, fresh: bool) -> float:
     path = lab.directory.subnet_file(node.name)
     if fresh:
         command = [sys.executable, "-m", "flanneld_py", "cleanup", "--subnet-file", str(path)]
-        cleanup = process.start(command, namespace=node.namespace, log=lab.directory.log("cleanup"))
-        process.wait(cleanup, DEADLINE_S)
+        inside(
+            node.namespace,
+            lambda: subprocess.run(command, check=True, timeout=DEADLINE_S, stdout=subprocess.DEVNULL),
+        )
     path.unlink(missing_ok=True)
     begin = time.perf_counter()
     daemon = servers.start_daemon(lab.topology, node, lab.directory)

@@ -126,9 +126,14 @@ class Field(Cluster):
 
     def ask(self, number: int) -> dict[str, Any]:
         """What the living daemon says of itself, with its difference to the kernel."""
-        answer = ask(self.folder(number), "status")
-        assert answer is not None, f"the daemon of node {number} does not answer: {self.log(number)[-2000:]}"
-        return answer
+        answers: list[dict[str, Any]] = []
+
+        def answered() -> bool:
+            answers.extend(filter(None, [ask(self.folder(number), "status")]))
+            return bool(answers)
+
+        eventually(f"the daemon of node {number} answers", answered, lambda: self.log(number)[-2000:])
+        return answers[0]
 
     def mac(self, number: int, dev: str = "flannel.1") -> str:
         return str(link(self.namespace(number), dev)["address"])

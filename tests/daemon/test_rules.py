@@ -15,6 +15,8 @@ from tests.daemon.field import Daemon, call
 from tests.waiting import eventually
 
 IPTABLES = ("iptables-nft", "iptables-legacy")
+PATIENT = "-w 20"
+"""The daemon's own iptables may hold the lock just then."""
 
 
 def config(*, nft: bool = False, dual: bool = False, backend: str = "vxlan") -> str:
@@ -55,7 +57,7 @@ def ground(ground: Ground) -> Iterator[Ground]:
         clean = "; ".join(
             f"for t in filter nat mangle; do {tool} -t $t -F; {tool} -t $t -X; done; {tool} -P FORWARD ACCEPT"
             for base in IPTABLES
-            for tool in (base, base.replace("ip", "ip6", 1))
+            for tool in (f"{base} {PATIENT}", f"{base.replace('ip', 'ip6', 1)} {PATIENT}")
         )
         shell(ground.namespace(number), f"nft flush ruleset; {clean}; nft flush ruleset")
 
@@ -138,7 +140,7 @@ def test_legacy_iptables_is_repaired_by_the_timer(ground: Ground) -> None:
     daemon = ground.daemon("--ip-masq", "--iptables-resync=1").ready()
     assert "kept by iptables-legacy (as kube-proxy on this node)" in status(daemon).stdout
     before = rules(daemon.namespace)["iptables-legacy"]
-    shell(daemon.namespace, "iptables-legacy -t nat -F; iptables-legacy -D FORWARD 1")
+    shell(daemon.namespace, f"iptables-legacy {PATIENT} -t nat -F; iptables-legacy {PATIENT} -D FORWARD 1")
     eventually("repaired", lambda: rules(daemon.namespace)["iptables-legacy"] == before)
 
 
@@ -252,7 +254,7 @@ def test_a_foreign_chain_that_drops_is_named_in_log_and_status_and_forgotten_whe
     assert len(daemon.lines("the chain f of the table inet gate drops")) == 1
 
 
-@pytest.mark.parametrize("tool", IPTABLES)
+@pytest.mark.parametrize("tool", [f"{tool} {PATIENT}" for tool in IPTABLES])
 def test_foreign_chains_are_fixed_where_that_is_wanted(ground: Ground, tool: str) -> None:
     ground.put("config", config(nft=True))
     space = ground.namespace()

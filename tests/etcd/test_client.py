@@ -104,11 +104,10 @@ async def test_nothing_runs_after_close(etcd: Server, prefix: str) -> None:
 
 _FORKS = """
 import asyncio, os, sys
-from random import Random
 from flanneld_py.etcd.client import EtcdAccess, EtcdClient
 
 async def main() -> None:
-    client = EtcdClient(EtcdAccess(endpoints=(sys.argv[1],), prefix=sys.argv[2]), Random(1))
+    client = EtcdClient(EtcdAccess(endpoints=(sys.argv[1],), prefix=sys.argv[2]), lambda _: None)
     await client.put(sys.argv[2].encode(), b"v")
     child = os.fork()
     if not child:
