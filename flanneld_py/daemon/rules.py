@@ -128,7 +128,8 @@ class RuleWatch:
         try:
             seen = await self._filter.known(desired)
         except KernelError:
-            reconciler.look_again()  # who says why, and tries again in its own time
+            if reconciler.is_read:  # else it has said why, and tries again in its own time
+                reconciler.look_again()
             return
         wanted = {key: one for key, one in desired.entries.items() if isinstance(one, Table | Admission)}
         differing = {key for key in wanted.keys() | seen.keys() if wanted.get(key) != seen.get(key)}

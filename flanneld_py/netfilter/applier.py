@@ -7,8 +7,6 @@ then takes the old ones away, and needs no code of its own.
 import errno
 import os
 from collections.abc import Awaitable, Sequence
-from contextlib import suppress
-from dataclasses import replace
 from typing import TypeVar
 
 from flanneld_py.errors import KernelError
@@ -18,7 +16,7 @@ from flanneld_py.model.ruleset import Admission, Engine, Table
 from flanneld_py.netfilter import nft
 from flanneld_py.netfilter.chains import LegacyChains, NftChains
 from flanneld_py.netfilter.foreign import Finding, NftForeign, find_legacy, unique
-from flanneld_py.netfilter.iptables import Iptables
+from flanneld_py.netfilter.iptables import Iptables, is_hidden
 from flanneld_py.netfilter.legacy import has_legacy_admissions, has_legacy_chains
 from flanneld_py.netfilter.programs import Programs
 from flanneld_py.netfilter.socket import Change, NftSocket
@@ -38,9 +36,10 @@ class PacketFilter:
         self._netns = netns
         self._sock = NftSocket(netns=netns)
         self._programs = {engine: Programs(engine, netns=netns) for engine in Engine if engine is not Engine.NFT}
+        legacy = self._programs[Engine.IPTABLES_LEGACY]
         self._iptables = {
             Engine.IPTABLES_NFT: Iptables(self._programs[Engine.IPTABLES_NFT], NftChains(self._sock)),
-            Engine.IPTABLES_LEGACY: Iptables(self._programs[Engine.IPTABLES_LEGACY], LegacyChains(netns)),
+            Engine.IPTABLES_LEGACY: Iptables(legacy, LegacyChains(legacy, netns)),
         }
         self._foreign: dict[Net, list[Finding]] = {}
         self._read: dict[Key, tuple[tuple[object, ...], Table | None]] = {}
@@ -69,7 +68,7 @@ class PacketFilter:
                 old = nft.leftover(Engine.IPTABLES_LEGACY, version, instance)
                 found |= _keyed(old if table is None else await self._read_legacy(table))
             if has_legacy_admissions(version, instance, netns=self._netns):
-                found |= await self._admissions(version, instance, wanted)
+                found |= await self._admissions(version, instance, desired)
         return found
 
     def generation(self) -> int | None:
@@ -84,10 +83,13 @@ class PacketFilter:
             ours = [packet for packet in packets if packet.version == network.version]
             for packet in ours:
                 found += theirs.find(packet, network)
-            # A legacy table that nobody can show now: what was found last stands.
-            with suppress(KernelError):
-                programs = self._programs[Engine.IPTABLES_LEGACY]
+            programs = self._programs[Engine.IPTABLES_LEGACY]
+            try:
                 self._foreign[network] = await find_legacy(programs, ours, network, instance, netns=self._netns)
+            except KernelError as err:
+                if not err.errno:  # there is no program that shows it: nothing can be said of it
+                    self._foreign.pop(network, None)
+                # Else it cannot be shown now, and what was found last stands.
             found += self._foreign.get(network, [])
         return unique(found)
 
@@ -110,7 +112,10 @@ class PacketFilter:
         if entry.engine is Engine.IPTABLES_LEGACY:
             return await self._iptables[entry.engine].apply(op)
         if isinstance(entry, Table) and entry.engine is Engine.IPTABLES_NFT and op.verb is not Verb.DELETE:
-            return await self._iptables[entry.engine].apply(op)
+            failure = await self._iptables[entry.engine].apply(op)
+            if failure is None:
+                await self._look_after(entry)
+            return failure
         changes = self._changes(op)
         refusal = self._sock.commit(changes) if changes else None
         return None if refusal is None else _failure(op, refusal)
@@ -141,14 +146,21 @@ class PacketFilter:
             self._read[table.key] = before
         return before[1]
 
+    async def _look_after(self, table: Table) -> None:
+        """Some iptables-nft hide our chains for good, for a rule of others in whatever chain of the table.
+
+        Then what was written counts as read, until the kernel shows another digest.
+        """
+        if is_hidden(await self._read_nft(table)):
+            self._read[table.key] = (nft.iptables_digest(self._sock, table.version, table.instance), table)
+
     async def _read_legacy(self, table: Table) -> Table | None:
         return await _tried(self._iptables[Engine.IPTABLES_LEGACY].read(table), _unread(table))
 
-    async def _admissions(self, version: int, instance: str, wanted: Sequence[Table | Admission]) -> dict[Key, Entry]:
-        engine = Engine.IPTABLES_LEGACY
-        ours = (one for one in wanted if isinstance(one, Admission) and (one.engine, one.version) == (engine, version))
-        unread: dict[Key, Entry] = {one.key: replace(one, networks=()) for one in ours}
-        return await _tried(self._iptables[engine].admissions(version, instance), unread)
+    async def _admissions(self, version: int, instance: str, desired: Desired) -> dict[Key, Entry]:
+        found, unread = await self._iptables[Engine.IPTABLES_LEGACY].admissions(version, instance)
+        # Some are there: if they are in no chain that can be read, they are in the others.
+        return found | {one.key: one for one in unread if not found or one.key in desired.entries}
 
 
 async def _tried(reading: Awaitable[_T], unread: _T) -> _T:

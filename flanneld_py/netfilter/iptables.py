@@ -5,7 +5,7 @@ from typing import Protocol
 
 from flanneld_py.errors import KernelError
 from flanneld_py.model.entry import Entry, Failure, Key, Op, Verb
-from flanneld_py.model.ruleset import Admission, Engine, Table
+from flanneld_py.model.ruleset import Admission, Engine, Table, Unknown
 from flanneld_py.netfilter.iptablestext import (
     Saved,
     format_admission,
@@ -14,7 +14,7 @@ from flanneld_py.netfilter.iptablestext import (
     read_admissions,
     read_table,
 )
-from flanneld_py.netfilter.names import IPTABLES_BASE, iptables_chain
+from flanneld_py.netfilter.names import ADMITTING, IPTABLES_BASE, iptables_chain
 from flanneld_py.netfilter.programs import Outcome, Programs
 
 _OTHER_PROBLEM = 1
@@ -27,11 +27,11 @@ _NO_TABLE = "do you need to insmod"
 
 
 class Chains(Protocol):
-    """What can be told of chains without iptables' programs."""
+    """What can be told of chains of which iptables' programs show no rule."""
 
     def has_chain(self, version: int, table: str, chain: str) -> bool: ...
 
-    def jumps(self, version: int, table: str, base: str, chain: str, why: str) -> list[str]:
+    async def jumps(self, version: int, table: str, base: str, chain: str, why: str) -> list[str]:
         """The rules in `base` that lead to `chain`, as `-A` lines.
 
         KernelError: they cannot be told here either, and iptables cannot show them, which is `why`.
@@ -50,11 +50,18 @@ class Iptables:
         """Ours as it is, for a table that we want; None: there is nothing of it."""
         return read_table(await self._saved(table), table)
 
-    async def admissions(self, version: int, instance: str) -> dict[Key, Entry]:
-        """Ours in chains of others, as they are."""
-        saved = await read_filter(self._programs, version)
-        found = read_admissions(saved, self._programs.engine, version, instance)
-        return {entry.key: entry for entry in found}
+    async def admissions(self, version: int, instance: str) -> tuple[dict[Key, Entry], list[Admission]]:
+        """Ours in chains of others, as they are; and one without networks for each chain that cannot be read now."""
+        found: dict[Key, Entry] = {}
+        unread = []
+        for chain in ADMITTING:
+            try:
+                saved = {"filter": await self._list(version, "filter", chain)}
+            except KernelError:
+                unread.append(Admission(self._programs.engine, version, "filter", chain, (), instance))
+            else:
+                found |= {one.key: one for one in read_admissions(saved, self._programs.engine, version, instance)}
+        return found, unread
 
     async def apply(self, op: Op) -> Failure | None:
         entry = op.entry
@@ -77,8 +84,9 @@ class Iptables:
         saved: Saved = {}
         for hook, (name, base) in IPTABLES_BASE.items():
             chain = iptables_chain(hook, table.instance)
-            saved.setdefault(name, []).extend(await self._ours(table.version, name, chain))
-            saved[name] += await self._list(table.version, name, base, jumping_to=chain)
+            saved[name] = await self._ours(table.version, name, chain)
+            if saved[name]:  # else nothing can jump to it, and what others have there does not matter
+                saved[name] += await self._list(table.version, name, base, jumping_to=chain)
         return saved
 
     async def _ours(self, version: int, table: str, chain: str) -> list[str]:
@@ -92,7 +100,7 @@ class Iptables:
         done = await self._programs.list(version, table, chain)
         hidden = done.code == _OTHER_PROBLEM and (chain in _BASES or self._chains.has_chain(version, table, chain))
         if hidden and jumping_to:
-            return self._chains.jumps(version, table, chain, jumping_to, done.reason)
+            return await self._chains.jumps(version, table, chain, jumping_to, done.reason)
         return self._lines(done, absent=done.code == _OTHER_PROBLEM and not hidden)
 
     def _lines(self, done: Outcome, *, absent: bool) -> list[str]:
@@ -102,6 +110,12 @@ class Iptables:
         if done.code != 0:
             raise _unread(self._programs.engine, done)
         return parse_saved(done.out).get("", [])
+
+
+def is_hidden(table: Table | None) -> bool:
+    """Whether iptables shows none of the rules of a chain in what was read."""
+    rules = () if table is None else (rule for chain in table.chains for rule in chain.rules)
+    return any(rule.verdict == Unknown(_NOT_SHOWN) for rule in rules)
 
 
 def failed(op: Op, done: Outcome) -> Failure:

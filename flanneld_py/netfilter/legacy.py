@@ -52,7 +52,8 @@ def holds(version: int, table: str, text: str, netns: Netns) -> bool:
     """Whether the table has a chain of that name, or a rule with that comment."""
     if table not in legacy_tables(version, netns=netns):
         return False
-    return text.encode() + b"\0" in in_netns(netns, lambda: _entries(version, table))
+    # Before either comes the revision of its target or match, which is 0 (struct xt_entry_target and xt_entry_match).
+    return b"\0" + text.encode() + b"\0" in in_netns(netns, lambda: _entries(version, table))
 
 
 def has_chains_like(version: int, start: str, *, netns: Netns = None) -> bool:

@@ -183,11 +183,14 @@ def _xt_comment(expressions: Sequence[Expression]) -> str | None:
     return None
 
 
-def jump_comment(expressions: Sequence[Expression]) -> str | None:
+def jump_comment(rule: RuleState) -> str | None:
     """The comment, if a rule with one is nothing but a jump; None: it is something else."""
-    others = [one for one in expressions if one.name not in {"counter", "match", "immediate"}]
-    matches = sum(one.name == "match" for one in expressions)
-    return _xt_comment(expressions) if not others and matches == 1 else None
+    matches = [one for one in rule.expressions if one.name == "match"]
+    others = {one.name for one in rule.expressions} - {"counter", "match", "immediate"}
+    if others or len(matches) > 1:
+        return None
+    # Until 1.8.2 iptables-nft wrote comments as nft does.
+    return _xt_comment(rule.expressions) if matches else rule.comment or None
 
 
 def leftover(engine: Engine, version: int, instance: str) -> Table:

@@ -16,6 +16,7 @@ from flanneld_py.model.ruleset import Engine
 LOCK_WAIT_S = 5
 """How long to wait for the lock that all legacy iptables of a host share (/run/xtables.lock)."""
 _LIMIT_S = 30.0
+_TRIES = 3
 _DIRECTORIES = ("/usr/sbin", "/sbin", "/usr/local/sbin")
 _SUFFIX = {Engine.IPTABLES_NFT: "-nft", Engine.IPTABLES_LEGACY: "-legacy"}
 _INSTALL = "install iptables, or use --packet-filter=nft, which needs no program"
@@ -60,6 +61,10 @@ class Programs:
 
     async def list(self, version: int, table: str, chain: str) -> Outcome:
         return await self._run(version, "", ("-w", str(LOCK_WAIT_S), "-t", table, "-S", chain))
+
+    async def check(self, version: int, table: str, chain: str, rule: Iterable[str]) -> Outcome:
+        """Exit code 0: the rule is in the chain; 1: it is not."""
+        return await self._run(version, "", ("-w", str(LOCK_WAIT_S), "-t", table, "-C", chain, *rule))
 
     async def restore(self, version: int, text: str) -> Outcome:
         """All of `text`, table by table, each in one transaction; other rules stay."""
@@ -109,10 +114,11 @@ def _plain_engine() -> Engine | None:
     program = _find("iptables")
     if program is None or _find("iptables-restore") is None:
         return None
-    try:
-        done = subprocess.run([program, "-V"], capture_output=True, text=True, timeout=_LIMIT_S, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    if done.returncode != 0:
-        return None
+    for _ in range(_TRIES):
+        try:
+            done = subprocess.run([program, "-V"], capture_output=True, text=True, timeout=_LIMIT_S, check=False)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        if done.returncode >= 0:  # else a signal has ended it
+            break
     return Engine.IPTABLES_NFT if "nf_tables" in done.stdout else Engine.IPTABLES_LEGACY

@@ -103,6 +103,11 @@ class Reconciler:
         return self._desired
 
     @property
+    def is_read(self) -> bool:
+        """Whether the kernel could be read when that was last tried."""
+        return self._unread is None
+
+    @property
     def scope(self) -> Scope:
         return self._desired.scope
 

@@ -1,7 +1,6 @@
 """Chains of others that drop what passes between pods are found, and only those; as real tools write them."""
 
 import subprocess
-from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
@@ -123,13 +122,6 @@ DROPPING = {
         "--fix-foreign-forward, or {iptables} -I DOCKER-USER -s 10.244.0.0/16 -j ACCEPT, and the same with -d",
     ),
 }
-
-
-@pytest.fixture
-def packet_filter(netns: Namespace) -> Iterator[PacketFilter]:
-    made = PacketFilter(netns=netns.path)
-    yield made
-    made.close()
 
 
 def shell(space: Namespace, text: str) -> None:

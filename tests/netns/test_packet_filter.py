@@ -1,12 +1,8 @@
 """Rules in a real kernel: written, read back, shown by the tools that people use, mended and taken away."""
 
-import os
-import shutil
 import subprocess
-from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import ip_network
-from pathlib import Path
 
 import pytest
 
@@ -38,13 +34,6 @@ def wanted(engine: Engine, *more: Entry, instance: str = "", masquerade: bool = 
 
 
 NOTHING = Desired(scope=SCOPE)
-
-
-@pytest.fixture
-def packet_filter(netns: Namespace) -> Iterator[PacketFilter]:
-    made = PacketFilter(netns=netns.path)
-    yield made
-    made.close()
 
 
 async def converge(packet_filter: PacketFilter, desired: Desired) -> tuple[Op, ...]:
@@ -254,105 +243,6 @@ async def test_a_missing_program_is_named_with_the_mend(
         ("there is no ip6tables-legacy", True),
     ]
     assert "install iptables, or use --packet-filter=nft" in str(failures[0])
-
-
-_BROKEN = {
-    "kill -SEGV $$": ("ended by Segmentation fault",),
-    'echo "Another app is currently holding the xtables lock." >&2; exit 4': ("holding the xtables lock", "see fuser"),
-    'echo "Fatal: can\'t open lock file /run/xtables.lock: Permission denied" >&2; exit 4': ("let the daemon write",),
-    'echo "Can\'t find library for match time" >&2; exit 1': ("Can't find library for match",),
-}
-
-
-def break_listing(folder: Path, engine: Engine, how: str) -> None:
-    """Programs in `folder` that fail for every list of a chain."""
-    for name in (engine.value, engine.value.replace("ip", "ip6", 1)):
-        fake = folder / name
-        fake.write_text(f'#!/bin/sh\ncase "$*" in *" -S "*) {how};; esac\nexec {shutil.which(name)} "$@"\n')
-        fake.chmod(0o755)
-
-
-@pytest.mark.parametrize("how", _BROKEN)
-async def test_a_program_that_cannot_tell_is_not_taken_to_say_that_there_is_nothing(
-    netns: Namespace, packet_filter: PacketFilter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
-) -> None:
-    """What cannot be read counts as something else than is wanted, and writing it fails with the reason."""
-    engine = Engine.IPTABLES_LEGACY
-    desired = wanted(engine)
-    await converge(packet_filter, wanted(engine, masquerade=False))
-    before = tool(netns, "iptables-legacy-save")
-    break_listing(tmp_path, engine, how)
-    with monkeypatch.context() as patch:
-        patch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-        ops = diff(desired.entries, await packet_filter.known(desired))
-        failures = await packet_filter.apply(ops)
-    assert [op.verb for op in ops] == [Verb.CHANGE, Verb.CHANGE]
-    for failure in failures:
-        assert not failure.cannot
-        assert [text for text in _BROKEN[how] if text not in str(failure)] == [], str(failure)
-    assert len(failures) == 2
-    assert without_counters(tool(netns, "iptables-legacy-save")) == without_counters(before)
-    await converge(packet_filter, desired)
-    assert await converge(packet_filter, desired) == ()
-
-
-async def test_what_one_program_could_not_tell_is_asked_again(
-    packet_filter: PacketFilter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    desired = wanted(Engine.IPTABLES_NFT)
-    await converge(packet_filter, desired)
-    packet_filter._read.clear()
-    break_listing(tmp_path, Engine.IPTABLES_NFT, "kill -SEGV $$")
-    with monkeypatch.context() as patch:
-        patch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-        assert len(await packet_filter.apply(diff(desired.entries, await packet_filter.known(desired)))) == 2
-    assert await packet_filter.known(desired) == dict(desired.entries)
-
-
-def without_counters(saved: str) -> list[str]:
-    return [line.split(" [")[0] for line in saved.splitlines() if not line.startswith("#")]
-
-
-HIDING = "nft add rule ip nat POSTROUTING oifname eth9 masquerade"
-"""A rule that iptables-nft has no words for: it shows nothing of that chain any more, and ends as for a missing one."""
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        "",
-        "iptables-nft -t nat -F POSTROUTING",
-        "iptables-nft -t nat -A POSTROUTING -m comment --comment {comment} -j FLANNEL-POSTRTG",
-        "nft add rule ip nat FLANNEL-POSTRTG oifname eth9 masquerade",
-        "nft flush chain ip nat FLANNEL-POSTRTG",
-    ],
-)
-async def test_a_rule_that_iptables_cannot_show_hides_nothing_from_us(
-    netns: Namespace, packet_filter: PacketFilter, damage: str
-) -> None:
-    desired = wanted(Engine.IPTABLES_NFT)
-    await converge(packet_filter, desired)
-    tool(netns, *HIDING.split())
-    assert await converge(packet_filter, desired) == ()
-    if damage:
-        tool(netns, *(word.replace("{comment}", "flanneld masq") for word in damage.split()))
-        tool(netns, *HIDING.split())
-        assert [op.verb for op in await converge(packet_filter, desired)] == [Verb.CHANGE]
-    shown = tool(netns, "nft", "list", "chain", "ip", "nat", "POSTROUTING")
-    assert shown.count("FLANNEL-POSTRTG") == 1
-    assert 'oifname "eth9" masquerade' in shown
-
-
-async def test_a_jump_that_is_not_ours_in_a_chain_that_is_not_shown_is_a_failure(
-    netns: Namespace, packet_filter: PacketFilter
-) -> None:
-    desired = wanted(Engine.IPTABLES_NFT)
-    await converge(packet_filter, desired)
-    tool(netns, *HIDING.split())
-    tool(netns, *HIDING.replace("masquerade", "jump FLANNEL-POSTRTG").split())
-    (failure,) = await packet_filter.apply(diff(desired.entries, await packet_filter.known(desired)))
-    assert "by its handle: nft -a list chain ip nat POSTROUTING" in str(failure)
-    assert tool(netns, "nft", "list", "chain", "ip", "nat", "POSTROUTING").count("FLANNEL-POSTRTG") == 2
 
 
 async def test_without_an_instance_nothing_is_read(packet_filter: PacketFilter) -> None:
