@@ -5,10 +5,12 @@ The plugin is a package of its own, which knows nothing of us, so that it is cal
 
 import asyncio
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import IO
 
 from flanneld_py.daemon.board import Board
 
@@ -52,24 +54,34 @@ async def install_when_ready(board: Board, arguments: Sequence[str]) -> None:
 
 
 async def _install(arguments: Sequence[str]) -> Outcome:
-    pipe = asyncio.subprocess.PIPE
-    try:
-        process = await asyncio.create_subprocess_exec(
-            *command(arguments), stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe
-        )
-    except OSError as error:
-        return Outcome(False, (), (f"its installer cannot be run: {error.strerror}",))
-    try:
-        output, errors = await process.communicate()
-    except asyncio.CancelledError:
-        with suppress(ProcessLookupError):  # it has ended, and what it wrote is not read yet
-            process.kill()
-        await process.wait()
-        raise
+    # Not pipes: a child of its own may hold them for longer than it runs itself.
+    with os.fdopen(os.memfd_create("output"), "w+b") as output, os.fdopen(os.memfd_create("errors"), "w+b") as errors:
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command(arguments), stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=errors
+            )
+        except OSError as error:
+            return Outcome(False, (), (f"its installer cannot be run: {error.strerror}",))
+        try:
+            await process.wait()
+        except asyncio.CancelledError:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+            raise
+        return _outcome(process.returncode or 0, _read(output), _read(errors))
+
+
+def _read(file: IO[bytes]) -> bytes:
+    file.seek(0)
+    return file.read()
+
+
+def _outcome(code: int, output: bytes, errors: bytes) -> Outcome:
     complaints = tuple(line.removeprefix(_NAME).removeprefix("warning: ") for line in _lines(errors))
-    if process.returncode and not complaints:
-        complaints = (f"its installer ended with exit status {process.returncode}",)
-    return Outcome(process.returncode == 0, _lines(output), complaints)
+    if code and not complaints:
+        complaints = (f"its installer ended with exit status {code}",)
+    return Outcome(code == 0, _lines(output), complaints)
 
 
 def _lines(text: bytes) -> tuple[str, ...]:
