@@ -6,8 +6,7 @@ then takes the old ones away, and needs no code of its own.
 
 import errno
 import os
-from collections.abc import Awaitable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
 from flanneld_py.errors import KernelError
 from flanneld_py.model.entry import Desired, Entry, Failure, Key, Op, Verb
@@ -24,7 +23,6 @@ from flanneld_py.netfilter.walk import Packet
 from flanneld_py.netlink.wire import Refusal
 
 _FAMILIES = (4, 6)
-_T = TypeVar("_T")
 
 
 class PacketFilter:
@@ -66,7 +64,7 @@ class PacketFilter:
             table = tables.get((Engine.IPTABLES_LEGACY, version))
             if has_legacy_chains(version, instance, netns=self._netns):
                 old = nft.leftover(Engine.IPTABLES_LEGACY, version, instance)
-                found |= _keyed(old if table is None else await self._read_legacy(table))
+                found |= _keyed(old if table is None else await self._ask_program(table))
             if has_legacy_admissions(version, instance, netns=self._netns):
                 found |= await self._admissions(version, instance, desired)
         return found
@@ -139,12 +137,23 @@ class PacketFilter:
         digest = nft.iptables_digest(self._sock, table.version, table.instance)
         before = self._read.get(table.key)
         if before is None or before[0] != digest:
-            unread = _unread(table)
-            before = (digest, await _tried(self._iptables[Engine.IPTABLES_NFT].read(table), unread))
-            if before[1] is unread:
-                return unread
-            self._read[table.key] = before
+            before = (digest, await self._ask_program(table))
+            if before[1] is None or not before[1].strange:
+                self._read[table.key] = before
         return before[1]
+
+    async def _ask_program(self, table: Table) -> Table | None:
+        """If there is one and it cannot tell: something strange.
+
+        So it is asked again when that is to be mended, which fails, and says why, if it has to. What else there is to
+        do is done.
+        """
+        try:
+            return await self._iptables[table.engine].read(table)
+        except KernelError as err:
+            if not err.errno:
+                raise
+            return nft.leftover(table.engine, table.version, table.instance)
 
     async def _look_after(self, table: Table) -> None:
         """Some iptables-nft hide our chains for good, for a rule of others in whatever chain of the table.
@@ -154,30 +163,10 @@ class PacketFilter:
         if is_hidden(await self._read_nft(table)):
             self._read[table.key] = (nft.iptables_digest(self._sock, table.version, table.instance), table)
 
-    async def _read_legacy(self, table: Table) -> Table | None:
-        return await _tried(self._iptables[Engine.IPTABLES_LEGACY].read(table), _unread(table))
-
     async def _admissions(self, version: int, instance: str, desired: Desired) -> dict[Key, Entry]:
         found, unread = await self._iptables[Engine.IPTABLES_LEGACY].admissions(version, instance)
         # Some are there: if they are in no chain that can be read, they are in the others.
         return found | {one.key: one for one in unread if not found or one.key in desired.entries}
-
-
-async def _tried(reading: Awaitable[_T], unread: _T) -> _T:
-    """`unread`, if a program is there and cannot tell: something else than what is wanted.
-
-    So it is read again to be written; that fails, and says why, if it has to. What else there is to do is done.
-    """
-    try:
-        return await reading
-    except KernelError as err:
-        if not err.errno:
-            raise
-        return unread
-
-
-def _unread(table: Table) -> Table:
-    return nft.leftover(table.engine, table.version, table.instance)
 
 
 def _keyed(table: Table | None) -> dict[Key, Entry]:

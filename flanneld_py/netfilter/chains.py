@@ -3,7 +3,9 @@
 from errno import EAGAIN
 
 from flanneld_py.errors import KernelError
+from flanneld_py.model.ruleset import Hook
 from flanneld_py.netfilter.expressions import jumps_to
+from flanneld_py.netfilter.iptablestext import format_jump
 from flanneld_py.netfilter.legacy import holds
 from flanneld_py.netfilter.names import COMMENTS, IPTABLES_BASE
 from flanneld_py.netfilter.nft import jump_comment
@@ -21,16 +23,16 @@ class NftChains:
     def has_chain(self, version: int, table: str, chain: str) -> bool:
         return self._sock.chain(FAMILY[version], table, chain) is not None
 
-    async def jumps(self, version: int, table: str, base: str, chain: str, why: str) -> list[str]:
+    async def jumps(self, version: int, hook: Hook, chain: str, why: str) -> list[str]:
         """As `Chains.jumps`: a jump that is not as we write it cannot be put into iptables' words."""
-        family = FAMILY[version]
+        family, (table, base) = FAMILY[version], IPTABLES_BASE[hook]
         found = [one for one in self._sock.rules(family, table, base) if jumps_to(one.expressions) == chain]
         comments = [jump_comment(one) for one in found]
         if not set(comments) <= set(COMMENTS.values()):
             shown = f"nft -a list chain {FAMILY_NAME[family]} {table} {base}"
             mend = f"delete the rule that goes to {chain} by its handle: {shown}"
             raise KernelError(f"cannot read the rules of iptables-nft: {why}", hint=mend, errno=EAGAIN)
-        return [_jump(base, str(comment), chain) for comment in comments]
+        return [format_jump(base, str(comment), chain) for comment in comments]
 
 
 class LegacyChains:
@@ -43,15 +45,11 @@ class LegacyChains:
     def has_chain(self, version: int, table: str, chain: str) -> bool:
         return holds(version, table, chain, self._netns)
 
-    async def jumps(self, version: int, table: str, base: str, chain: str, why: str) -> list[str]:
+    async def jumps(self, version: int, hook: Hook, chain: str, why: str) -> list[str]:
         """As `Chains.jumps`: only ours, as we write it, and once."""
-        (comment,) = (COMMENTS[hook] for hook, where in IPTABLES_BASE.items() if where == (table, base))
+        (table, base), comment = IPTABLES_BASE[hook], COMMENTS[hook]
         rule = ("-m", "comment", "--comment", comment, "-j", chain)
         done = await self._programs.check(version, table, base, rule)
         if done.code not in {0, 1}:
             raise KernelError(f"cannot read the rules of iptables-legacy: {why}", errno=EAGAIN)
-        return [_jump(base, comment, chain)] if done.code == 0 else []
-
-
-def _jump(base: str, comment: str, chain: str) -> str:
-    return f'-A {base} -m comment --comment "{comment}" -j {chain}'
+        return [format_jump(base, comment, chain)] if done.code == 0 else []

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from flanneld_py.errors import KernelError
 from flanneld_py.model.entry import Entry, Failure, Key, Op, Verb
-from flanneld_py.model.ruleset import Admission, Engine, Table, Unknown
+from flanneld_py.model.ruleset import Admission, Engine, Hook, Table, Unknown
 from flanneld_py.netfilter.iptablestext import (
     Saved,
     format_admission,
@@ -31,8 +31,8 @@ class Chains(Protocol):
 
     def has_chain(self, version: int, table: str, chain: str) -> bool: ...
 
-    async def jumps(self, version: int, table: str, base: str, chain: str, why: str) -> list[str]:
-        """The rules in `base` that lead to `chain`, as `-A` lines.
+    async def jumps(self, version: int, hook: Hook, chain: str, why: str) -> list[str]:
+        """The rules of the hook's own chain that lead to `chain`, as `-A` lines.
 
         KernelError: they cannot be told here either, and iptables cannot show them, which is `why`.
         """
@@ -82,11 +82,11 @@ class Iptables:
     async def _saved(self, table: Table) -> Saved:
         """Only our chains and those that call them: others may hold a hundred thousand rules."""
         saved: Saved = {}
-        for hook, (name, base) in IPTABLES_BASE.items():
+        for hook, (name, _) in IPTABLES_BASE.items():
             chain = iptables_chain(hook, table.instance)
             saved[name] = await self._ours(table.version, name, chain)
             if saved[name]:  # else nothing can jump to it, and what others have there does not matter
-                saved[name] += await self._list(table.version, name, base, jumping_to=chain)
+                saved[name] += await self._callers(table.version, hook, chain)
         return saved
 
     async def _ours(self, version: int, table: str, chain: str) -> list[str]:
@@ -95,13 +95,19 @@ class Iptables:
             return [f":{chain} - [0:0]", f"-A {chain} -j {_NOT_SHOWN}"]
         return self._lines(done, absent=done.code == _OTHER_PROBLEM)
 
-    async def _list(self, version: int, table: str, chain: str, *, jumping_to: str = "") -> list[str]:
-        """A chain of others; of one that iptables cannot show no more than what leads to `jumping_to`."""
+    async def _callers(self, version: int, hook: Hook, chain: str) -> list[str]:
+        """The hook's own chain; if iptables cannot show it, no more than what leads to `chain`."""
+        done = await self._programs.list(version, *IPTABLES_BASE[hook])
+        if done.code == _OTHER_PROBLEM:
+            return await self._chains.jumps(version, hook, chain, done.reason)
+        return self._lines(done, absent=False)
+
+    async def _list(self, version: int, table: str, chain: str) -> list[str]:
+        """A chain of others."""
         done = await self._programs.list(version, table, chain)
-        hidden = done.code == _OTHER_PROBLEM and (chain in _BASES or self._chains.has_chain(version, table, chain))
-        if hidden and jumping_to:
-            return await self._chains.jumps(version, table, chain, jumping_to, done.reason)
-        return self._lines(done, absent=done.code == _OTHER_PROBLEM and not hidden)
+        fails = done.code == _OTHER_PROBLEM
+        absent = fails and chain not in _BASES and not self._chains.has_chain(version, table, chain)
+        return self._lines(done, absent=absent)
 
     def _lines(self, done: Outcome, *, absent: bool) -> list[str]:
         """No lines for a chain that is not there, and for nothing else: what was not read would be added once more."""

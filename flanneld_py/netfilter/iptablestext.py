@@ -225,7 +225,12 @@ def _section(table: str, body: Sequence[str]) -> str:
 
 def _jump(hook: Hook, chain: str) -> str:
     _, base = IPTABLES_BASE[hook]
-    return f'-A {base} -m comment --comment "{COMMENTS[hook]}" -j {chain}'
+    return format_jump(base, COMMENTS[hook], chain)
+
+
+def format_jump(base: str, comment: str, chain: str) -> str:
+    """The `-A` line of a rule in `base` that does nothing but jump to `chain`."""
+    return f'-A {base} -m comment --comment "{comment}" -j {chain}'
 
 
 def _delete(line: str) -> str:
